@@ -1,0 +1,55 @@
+# One virtual environment, plain pip. PYTHON may name another interpreter (3.11 to 3.13); EXTRA=gpu takes faiss-gpu.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+FAISS ?= cpu
+
+.PHONY: help demo test check unit integration faults bench lock clean
+
+help:            ## list the targets
+	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:.*##/  /'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "Stope needs Python 3.11 to 3.13; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,$(FAISS)]"
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,$(FAISS)]"
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo   ## install, then mine, train, evaluate and release a model on real data
+	$(BIN)/stope demo
+
+test: check unit integration   ## everything that CI runs: check, unit, integration and end-to-end tests
+
+check: $(VENV)/.test   ## ruff, mypy, import-linter, typos, conventions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/typos
+	$(BIN)/python -m pytest -q tests/conventions
+
+unit: $(VENV)/.test   ## unit tests: no network, no Ray
+	$(BIN)/python -m pytest -q tests/unit
+
+integration: $(VENV)/.test   ## integration and end-to-end tests on a real local cluster
+	$(BIN)/python -m pytest -q tests/integration tests/e2e
+
+faults: $(VENV)/.test   ## kill tests: drivers and workers die in the middle, results stay equal
+	$(BIN)/python -m pytest -q tests/faults
+
+bench: $(VENV)/.test   ## side by side with the peers; prints ratios
+	$(BIN)/python tests/bench/inference.py
+
+lock: $(BIN)/python   ## resolve every extra once and write constraints.txt
+	$(BIN)/python .ci/lock.py
+
+clean:           ## remove the virtual environment; results in workspace/ stay
+	rm -rf $(VENV)
