@@ -1,0 +1,1 @@
+"""Where work runs and where its results live: one cluster definition, artifacts, runs."""

@@ -1,0 +1,163 @@
+"""Commands about the machine and about what is stored: doctor, runs, artifacts."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cluster.artifacts import ArtifactStore
+
+DefinitionOption = Annotated[
+    str, typer.Option("--definition", "-d", help="Cluster definition: a YAML file, or a name such as `local`.")
+]
+StorageOption = Annotated[
+    str | None, typer.Option("--storage", help="Where artifacts live, instead of the definition's `storage`.")
+]
+
+runs = typer.Typer(help="Past runs.", no_args_is_help=True)
+artifacts = typer.Typer(help="What is stored.", no_args_is_help=True)
+
+
+def doctor(definition: DefinitionOption = "local", storage: StorageOption = None) -> None:
+    """Check this machine; every failed check comes with its fix.
+
+    Example: stope doctor
+    """
+    from rich.console import Console
+
+    from cluster.definition import load_definition
+    from cluster.doctor import diagnose
+
+    console = Console()
+    checks = diagnose(storage or load_definition(definition).storage)
+    for check in checks:
+        mark = "[green]ok  [/]" if check.ok else "[red]FAIL[/]"
+        console.print(f"{mark} {check.name:<22} {check.detail}", highlight=False)
+        if not check.ok:
+            console.print(f"     fix: {check.fix}", highlight=False)
+    if not all(check.ok for check in checks):
+        raise typer.Exit(1)
+
+
+@runs.command("ls")
+def runs_ls(definition: DefinitionOption = "local", storage: StorageOption = None) -> None:
+    """List the runs, newest first.
+
+    Example: stope runs ls
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from cluster.runs import Run
+
+    table = Table("run", "recipe", "state", "started", "stages", box=None, pad_edge=False)
+    for run in Run.list(_store(definition, storage).storage):
+        record = run.record
+        table.add_row(record.id, record.name, record.state, record.started_at, str(len(record.stages)))
+    Console().print(table)
+
+
+@runs.command("show")
+def runs_show(
+    run: Annotated[str, typer.Argument(help="An id, or `latest`.")] = "latest",
+    definition: DefinitionOption = "local",
+    storage: StorageOption = None,
+) -> None:
+    """Show the stages and metrics of a run.
+
+    Example: stope runs show latest
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from cluster.runs import Run
+
+    record = Run.find(_store(definition, storage).storage, run).record
+    console = Console()
+    console.print(f"[bold]{record.name}[/] {record.id}: {record.state}", highlight=False)
+    stages = Table("stage", "artifact", "rows", "seconds", "", box=None, pad_edge=False)
+    for stage in record.stages:
+        cells = (f"{stage.rows:,}", f"{stage.seconds:.1f}", "cached" if stage.cached else "")
+        stages.add_row(stage.stage, stage.key, *cells)
+    console.print(stages)
+    if record.metrics:
+        metrics = Table("ranking", "metric", "value", "95% interval", box=None, pad_edge=False)
+        for row in record.metrics:
+            interval = f"{row['ci_low']:.4f} .. {row['ci_high']:.4f}" if row["ci_low"] is not None else ""
+            metrics.add_row(str(row["run"]), f"{row['metric']}@{row['k']}", f"{row['value']:.4f}", interval)
+        console.print(metrics)
+
+
+@artifacts.command("ls")
+def artifacts_ls(definition: DefinitionOption = "local", storage: StorageOption = None) -> None:
+    """List the committed artifacts.
+
+    Example: stope artifacts ls
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("artifact", "rows", "MiB", "seconds", "made", box=None, pad_edge=False)
+    for manifest in _store(definition, storage).list():
+        shards = [shard for made in manifest.tables.values() for shard in made.shards]
+        size = sum(shard.num_bytes for shard in shards) + sum(file.num_bytes for file in manifest.files)
+        rows = sum(shard.rows for shard in shards)
+        table.add_row(
+            manifest.key, f"{rows:,}", f"{size / 2**20:.1f}", f"{manifest.seconds:.1f}", manifest.created_at[:19]
+        )
+    Console().print(table)
+
+
+@artifacts.command("show")
+def artifacts_show(
+    key: Annotated[str, typer.Argument(help="<stage>/<label>-<fingerprint>, or the start of it.")],
+    definition: DefinitionOption = "local",
+    storage: StorageOption = None,
+) -> None:
+    """Print the manifest of an artifact: config, inputs, shards, counters.
+
+    Example: stope artifacts show ingest/docstrings
+    """
+    from rich.console import Console
+
+    from cluster.errors import UserError
+
+    manifests = _store(definition, storage).list()
+    found = [manifest for manifest in manifests if manifest.key.startswith(key)]
+    if not found:
+        stages = ", ".join(sorted({manifest.stage for manifest in manifests})) or "nothing is stored"
+        raise UserError("no such artifact", got=key, expected=stages, fix="stope artifacts ls")
+    for manifest in found:
+        Console().print_json(manifest.model_dump_json())
+
+
+@artifacts.command("gc")
+def artifacts_gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it the list is only printed.")] = False,
+    definition: DefinitionOption = "local",
+    storage: StorageOption = None,
+) -> None:
+    """Remove artifacts that no run and no release needs, half-written ones among them.
+
+    Example: stope artifacts gc --yes
+    """
+    from rich.console import Console
+
+    from cluster.roots import rooted_keys
+
+    store = _store(definition, storage)
+    removed = store.collect(rooted_keys(store), dry_run=not yes)
+    console = Console()
+    for key in removed:
+        console.print(f"{'removed' if yes else 'would remove'} {key}", highlight=False)
+    if not removed:
+        console.print("nothing to remove")
+    elif not yes:
+        console.print("Nothing was deleted. To delete: stope artifacts gc --yes")
+
+
+def _store(definition: str, storage: str | None) -> "ArtifactStore":
+    from cluster.artifacts import ArtifactStore
+    from cluster.definition import load_definition
+
+    return ArtifactStore(storage or load_definition(definition).storage)

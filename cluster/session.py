@@ -1,0 +1,235 @@
+"""The one place that starts or joins Ray: an embedded local cluster, or a cluster that is there already."""
+
+import atexit
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from cluster.definition import ClusterDefinition, RoleName
+from cluster.errors import UserError
+from cluster.machine import local_limits, make_session_directory, object_store_bytes
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray Train waits this long in every report(); the default of 2 s dwarfs a small step.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # Reader v2 merges small Parquet files into one block, and one actor works alone.
+    "RAY_DATA_USE_DATASOURCE_V2": "0",
+    # What Ray will do by default; without it every start warns of the change.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+}
+# Ray binds every port to the node's address, and takes the loopback for one only where it thinks that
+# clusters of several machines are not supported, which this variable says on every system.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+class Session:
+    """A connection to Ray, started at the first need; one at a time in a process.
+
+    Start it on the main thread: the embedded cluster dies with the thread that started it.
+
+    Args:
+        definition: The cluster.
+        quiet: Keep Ray's own messages from the terminal.
+    """
+
+    def __init__(self, definition: ClusterDefinition, quiet: bool = True) -> None:
+        self.definition = definition
+        self.quiet = quiet
+        self.started = False
+        self.directory: Path | None = None
+        self._handlers: dict[int, Any] = {}
+        self._environment: dict[str, str | None] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the embedded cluster, or join the one that the definition describes; again is free.
+
+        Raises:
+            UserError: The machine has less than the definition says, or there is no cluster to join.
+        """
+        if self.started:
+            return
+        self._set_environment(_ENVIRONMENT | {"RAY_AUTH_MODE": self.definition.security.auth})
+        if self.definition.is_local:
+            self._start_local()
+        else:
+            self._join()
+        self.started = True
+        atexit.register(self.stop)
+        self._quieten_data()
+
+    def stop(self) -> None:
+        """End the session and all its processes; without a start it does nothing."""
+        atexit.unregister(self.stop)
+        try:
+            if self.started:
+                import ray
+
+                self.started = False
+                ray.shutdown()
+        finally:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+            self._handlers = {}
+            if self.directory is not None:
+                shutil.rmtree(self.directory, ignore_errors=True)
+                self.directory = None
+            for key, value in self._environment.items():
+                os.environ.pop(key, None)
+                if value is not None:
+                    os.environ[key] = value
+            self._environment = {}
+
+    def resources(self, role: RoleName) -> dict[str, Any]:
+        """Return what one actor of ``role`` asks of Ray, as keyword arguments of ``ray.remote``."""
+        wanted = self.definition.role(role)
+        asked: dict[str, Any] = {"num_cpus": wanted.cpus, "num_gpus": wanted.gpus}
+        if wanted.memory is not None:
+            asked["memory"] = wanted.memory
+        if not self.definition.is_local:
+            asked["label_selector"] = {"ray.io/node-group": wanted.group}
+        return asked
+
+    def num_threads(self, role: RoleName) -> int:
+        """Return how many threads one actor of ``role`` computes with, at least 1."""
+        return max(1, int(self.definition.role(role).cpus))
+
+    def pool(self, role: RoleName) -> tuple[int, int]:
+        """Return the fewest and the most actors of ``role``.
+
+        The embedded cluster does not grow, so both are what fits, with a tokenising actor beside each.
+        """
+        wanted = self.definition.role(role)
+        group = self.definition.group(wanted.group)
+        cpus, memory = (
+            local_limits(group) if self.definition.is_local else (float(group.cpus), int(group.memory))
+        )
+        beside = 0.0
+        if self.definition.is_local and role != "tokenize" and self.definition.roles.tokenize is not None:
+            beside = self.definition.roles.tokenize.cpus
+        fits = [cpus / share for share in (wanted.cpus + beside,) if share]
+        fits += [group.gpus / wanted.gpus] if wanted.gpus else []
+        fits += [memory / wanted.memory] if wanted.memory else []
+        on_a_node = max(1, int(min(fits, default=1)))
+        if not self.definition.is_local:
+            return wanted.pool or (max(1, group.min * on_a_node), max(1, group.max * on_a_node))
+        most = min(on_a_node, wanted.pool[1]) if wanted.pool else on_a_node
+        return most, most
+
+    def run_on(self, role: RoleName, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run ``function`` where ``role`` stands: in this process when the cluster is embedded in it."""
+        if self.definition.is_local:
+            return function(*args, **kwargs)
+        import ray
+
+        self.start()
+        task = ray.remote(**self.resources(role))(function)
+        result: R = ray.get(task.remote(*args, **kwargs))
+        return result
+
+    def _start_local(self) -> None:
+        group = self.definition.workers[0]
+        cpus, memory = local_limits(group)
+        # A local Ray would leave a token in ~/.ray; ours lives and dies with the session.
+        self._set_environment(_LOOPBACK | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+        import ray
+
+        if ray.is_initialized():
+            raise UserError("Ray is already running in this process", fix="stop the other session first")
+        _read_environment_again(loopback=True)
+        self.directory = make_session_directory()
+        store = object_store_bytes(memory)
+        try:
+            ray.init(
+                address="local",
+                num_cpus=int(cpus),
+                num_gpus=group.gpus,
+                object_store_memory=store,
+                include_dashboard=False,
+                log_to_driver=not self.quiet,
+                logging_level=logging.ERROR if self.quiet else logging.INFO,
+                _memory=max(memory - store, 2**20),
+                _temp_dir=str(self.directory),
+                _node_ip_address="127.0.0.1",
+            )
+        except BaseException:
+            ray.shutdown()
+            self.stop()
+            raise
+        self._end_on_signals()
+
+    def _join(self) -> None:
+        import ray
+
+        _read_environment_again(loopback=False)
+        try:
+            ray.init(
+                address="auto",
+                log_to_driver=not self.quiet,
+                logging_level=logging.ERROR if self.quiet else logging.INFO,
+            )
+        except ConnectionError as error:
+            raise UserError(
+                "no Ray cluster to join",
+                where=f"definition {self.definition.name}",
+                got=str(error),
+                expected=f"to run on the head of a {self.definition.provider.kind} cluster",
+                fix="send the run there with `stope submit`, or take `--cluster local`",
+            ) from error
+
+    def _set_environment(self, wanted: dict[str, str]) -> None:
+        for key, value in wanted.items():
+            self._environment.setdefault(key, os.environ.get(key))
+            os.environ[key] = value
+
+    def _end_on_signals(self) -> None:
+        """End through ``SystemExit`` on SIGTERM and SIGHUP, so that ``stop`` runs; not under nohup."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            before = signal.getsignal(number)
+            if before is not signal.SIG_IGN:
+                self._handlers[number] = signal.SIG_DFL if number == signal.SIGTERM else before
+                signal.signal(number, _leave)
+
+    def _quieten_data(self) -> None:
+        if self.quiet and "ray.data" in sys.modules:
+            from ray.data import DataContext
+
+            context = DataContext.get_current()
+            context.enable_progress_bars = False
+            context.use_datasource_v2 = False
+
+
+def _read_environment_again(loopback: bool) -> None:
+    """Let Ray see the environment: it reads these settings at import, which may have come first."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    ray_constants.ENABLE_RAY_CLUSTER = not loopback
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
