@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from cluster.artifacts import ArtifactStore
 
 DefinitionOption = Annotated[
-    str, typer.Option("--definition", "-d", help="Cluster definition: a YAML file, or a name such as `local`.")
+    str,
+    typer.Option("--definition", "-d", help="Cluster definition: a YAML file, or a name such as `local`."),
 ]
 StorageOption = Annotated[
     str | None, typer.Option("--storage", help="Where artifacts live, instead of the definition's `storage`.")
@@ -26,10 +27,10 @@ def doctor(definition: DefinitionOption = "local", storage: StorageOption = None
     from rich.console import Console
 
     from cluster.definition import load_definition
-    from cluster.doctor import diagnose
+    from cluster.doctor import run_checks
 
     console = Console()
-    checks = diagnose(storage or load_definition(definition).storage)
+    checks = run_checks(storage or load_definition(definition).storage)
     for check in checks:
         mark = "[green]ok  [/]" if check.ok else "[red]FAIL[/]"
         console.print(f"{mark} {check.name:<22} {check.detail}", highlight=False)
@@ -53,7 +54,7 @@ def runs_ls(definition: DefinitionOption = "local", storage: StorageOption = Non
     table = Table("run", "recipe", "state", "started", "stages", box=None, pad_edge=False)
     for run in Run.list(_store(definition, storage).storage):
         record = run.record
-        table.add_row(record.id, record.name, record.state, record.started_at, str(len(record.stages)))
+        table.add_row(record.id, record.name, record.state, record.created_at[:19], str(len(record.stages)))
     Console().print(table)
 
 
@@ -103,7 +104,11 @@ def artifacts_ls(definition: DefinitionOption = "local", storage: StorageOption 
         size = sum(shard.num_bytes for shard in shards) + sum(file.num_bytes for file in manifest.files)
         rows = sum(shard.rows for shard in shards)
         table.add_row(
-            manifest.key, f"{rows:,}", f"{size / 2**20:.1f}", f"{manifest.seconds:.1f}", manifest.created_at[:19]
+            manifest.key,
+            f"{rows:,}",
+            f"{size / 2**20:.1f}",
+            f"{manifest.seconds:.1f}",
+            manifest.created_at[:19],
         )
     Console().print(table)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from cluster.errors import UserError
 from cluster.local_storage import explain_disk_errors
-from cluster.manifest import Manifest, StoredFile, TableManifest, fingerprint
+from cluster.manifest import Manifest, Shard, StoredFile, TableManifest, fingerprint
 from cluster.object_storage import cache_directory
 from cluster.storage import MissingObject, Storage
 
@@ -67,17 +67,7 @@ class Artifact:
         Raises:
             UserError: The file is gone or differs from the manifest.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        shard = self._table(table).shards[index]
-        try:
-            content = self.storage.read(f"{self.key}/{shard.path}")
-        except MissingObject as error:
-            raise self._corrupt(shard.path, "the file is gone") from error
-        if hashlib.sha256(content).hexdigest() != shard.sha256:
-            raise self._corrupt(shard.path, f"{len(content)} bytes of another sha256")
-        return pq.read_table(pa.BufferReader(content), columns=None if columns is None else list(columns))
+        return read_checked(self.storage, self.key, self._table(table).shards[index], columns)
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> "pa.Table":
         """Return a whole table; meant for tables that fit memory."""
@@ -116,21 +106,50 @@ class Artifact:
         try:
             path = self.storage.get_file(f"{self.key}/{stored.path}")
         except MissingObject as error:
-            raise self._corrupt(stored.path, "the file is gone") from error
+            raise _corrupt(self.storage, self.key, stored.path, "the file is gone") from error
         if stored.name not in self._verified:
             if path.stat().st_size != stored.num_bytes or file_sha256(path) != stored.sha256:
-                raise self._corrupt(stored.path, f"{path.stat().st_size} bytes of another sha256")
+                raise _corrupt(
+                    self.storage, self.key, stored.path, f"{path.stat().st_size} bytes of another sha256"
+                )
             self._verified.add(stored.name)
         return path
 
-    def _corrupt(self, path: str, got: str) -> UserError:
-        return UserError(
-            "a file differs from the artifact's manifest",
-            where=self.storage.locate(f"{self.key}/{path}"),
-            got=got,
-            expected="the bytes that were committed",
-            fix=f"delete {self.uri} and run again (only this stage is recomputed)",
-        )
+
+def read_checked(
+    storage: Storage, key: str, shard: Shard, columns: Sequence[str] | None = None
+) -> "pa.Table":
+    """Return the rows of a stored shard, after checking its bytes against its sha256.
+
+    Args:
+        storage: Where it is stored.
+        key: Of the artifact, committed or in the making.
+        shard: Path and sha256.
+        columns: Which to read; None for all.
+
+    Raises:
+        UserError: The file is gone or has other bytes.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        content = storage.read(f"{key}/{shard.path}")
+    except MissingObject as error:
+        raise _corrupt(storage, key, shard.path, "the file is gone") from error
+    if hashlib.sha256(content).hexdigest() != shard.sha256:
+        raise _corrupt(storage, key, shard.path, f"{len(content)} bytes of another sha256")
+    return pq.read_table(pa.BufferReader(content), columns=None if columns is None else list(columns))
+
+
+def _corrupt(storage: Storage, key: str, path: str, got: str) -> UserError:
+    return UserError(
+        "a file differs from what the artifact recorded",
+        where=storage.locate(f"{key}/{path}"),
+        got=got,
+        expected="the bytes that were written",
+        fix=f"delete {storage.locate(key)} and run again (only this stage is recomputed)",
+    )
 
 
 def _assemble(target: Path, paths: Mapping[str, Path]) -> Path:

@@ -1,7 +1,6 @@
 """What garbage collection must keep: what any run or release names, and all that was read to make it."""
 
-import json
-
+from cluster import releases
 from cluster.artifacts import ArtifactStore
 from cluster.runs import Run
 
@@ -12,8 +11,7 @@ def rooted_keys(store: ArtifactStore) -> set[str]:
     A run that ended as failed or interrupted is a root too: the same command resumes it.
     """
     wanted = [stage.key for run in Run.list(store.storage) for stage in run.record.stages]
-    for key in store.storage.list("releases"):
-        wanted += json.loads(store.storage.read(key))["artifacts"].values()
+    wanted += [key for record in releases.listed(store) for key in record.artifacts.values()]
     inputs = {manifest.key: list(manifest.inputs.values()) for manifest in store.list()}
     kept: set[str] = set()
     while wanted:

@@ -141,8 +141,8 @@ class Run:
 
     @classmethod
     def list(cls, storage: Storage) -> "list[Self]":
-        """Return all runs, oldest first."""
-        return [cls._load(storage, run_id) for run_id in cls._ids(storage)]
+        """Return all runs, newest first."""
+        return [cls._load(storage, run_id) for run_id in reversed(cls._ids(storage))]
 
     @classmethod
     def _load(cls, storage: Storage, run_id: str) -> Self:

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+from cluster import watchdog
 from cluster.definition import ClusterDefinition, RoleName
 from cluster.errors import UserError
 from cluster.machine import local_limits, make_session_directory, object_store_bytes
+from cluster.watchdog import SESSION_VARIABLE
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,6 +53,7 @@ class Session:
         self.quiet = quiet
         self.started = False
         self.directory: Path | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
         self._handlers: dict[int, Any] = {}
         self._environment: dict[str, str | None] = {}
 
@@ -94,6 +98,9 @@ class Session:
             if self.directory is not None:
                 shutil.rmtree(self.directory, ignore_errors=True)
                 self.directory = None
+            if self._watchdog is not None:
+                self._watchdog.communicate(b"\n")
+                self._watchdog = None
             for key, value in self._environment.items():
                 os.environ.pop(key, None)
                 if value is not None:
@@ -158,7 +165,9 @@ class Session:
             raise UserError("Ray is already running in this process", fix="stop the other session first")
         _read_environment_again(loopback=True)
         self.directory = make_session_directory()
+        self._watchdog = _start_watchdog(self.directory)
         store = object_store_bytes(memory)
+        os.environ[SESSION_VARIABLE] = str(self.directory)
         try:
             ray.init(
                 address="local",
@@ -176,6 +185,9 @@ class Session:
             ray.shutdown()
             self.stop()
             raise
+        finally:
+            # Only Ray's processes carry the mark: other children of this one are not the session's.
+            del os.environ[SESSION_VARIABLE]
         self._end_on_signals()
 
     def _join(self) -> None:
@@ -229,6 +241,17 @@ def _read_environment_again(loopback: bool) -> None:
     ray_constants.ENABLE_RAY_CLUSTER = not loopback
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _start_watchdog(directory: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-I", "-S", watchdog.__file__, str(directory)]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

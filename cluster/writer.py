@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue, TypeAdapter
 
-from cluster.committed import Artifact, file_sha256, find_committed
+from cluster.committed import Artifact, file_sha256, find_committed, read_checked
 from cluster.errors import UserError
 from cluster.manifest import Manifest, Shard, ShardReceipt, StoredFile, TableManifest
 from cluster.storage import Storage
@@ -121,6 +121,21 @@ class ArtifactWriter:
         done = self._receipts(table)
         return [index for index in range(num_shards) if index not in done]
 
+    def read_finished(self, shard: Shard) -> "pa.Table":
+        """Return the rows of a finished shard of an artifact that is not committed yet."""
+        return read_checked(self.storage, self.key, shard)
+
+    def num_finished(self) -> int:
+        """Return how many shards of all tables have a receipt."""
+        receipt = re.compile(r"\w+-\d{5,}\.[0-9a-f]+-[0-9a-f]{8}\.json")
+        return len(
+            {
+                key.split("/")[-1].split(".")[0]
+                for key in self.storage.list(self.key)
+                if receipt.fullmatch(key.split("/")[-1])
+            }
+        )
+
     def put_file(self, name: str, path: Path) -> StoredFile:
         """Store a local file as ``name``; it is committed only by a copy of this very writer."""
         stored = StoredFile(
@@ -141,15 +156,6 @@ class ArtifactWriter:
         return [
             self.put_file(f"{prefix.strip('/')}/{file.relative_to(path).as_posix()}", file) for file in files
         ]
-
-    def discard(self, table: str) -> None:
-        """Remove the shards of an intermediate table, receipts first."""
-        pattern = re.compile(
-            re.escape(f"{self.key}/{table}") + r"-\d{5,}\.[0-9a-f]+-[0-9a-f]{8}\.(json|parquet)"
-        )
-        keys = [key for key in self.storage.list(self.key) if pattern.fullmatch(key)]
-        for key in sorted(keys, key=lambda key: not key.endswith(".json")):
-            self.storage.delete(key)
 
     def commit(
         self,

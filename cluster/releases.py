@@ -1,0 +1,102 @@
+"""Releases: named pairs of a model and an index, recorded in the store; ``releases/<name>/record.json``."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from cluster.artifacts import Artifact, ArtifactStore
+from cluster.errors import UserError
+
+
+class ReleaseRecord(BaseModel):
+    """What a release consists of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """Unique in a store, and later names sort later: <recipe>-<date>-<time>."""
+    run: str
+    """The run that made it."""
+    created_at: str
+    """UTC, ISO 8601."""
+    artifacts: dict[str, str]
+    """Keys of the artifacts that hold the `model` and the `index`."""
+    manifest: dict[str, JsonValue]
+    """What release.json says to the server: digests, pooling, prompts, dimension."""
+
+
+def create(
+    store: ArtifactStore, recipe: str, run: str, artifacts: dict[str, str], manifest: dict[str, JsonValue]
+) -> ReleaseRecord:
+    """Record a release under a new name and return it."""
+    now = datetime.now(UTC)
+    name = f"{now:%Y%m%d-%H%M%S}-{recipe}"
+    record = ReleaseRecord(
+        name=name, run=run, created_at=now.isoformat(timespec="seconds"), artifacts=artifacts,
+        manifest={**manifest, "name": name},
+    )  # fmt: skip
+    if not store.storage.create(f"releases/{name}/record.json", record.model_dump_json(indent=2).encode()):
+        raise UserError("a release of this name was made this very second", where=name, fix="try again")
+    return record
+
+
+def listed(store: ArtifactStore) -> list[ReleaseRecord]:
+    """Return all releases, newest first."""
+    keys = [key for key in store.storage.list("releases") if key.endswith("/record.json")]
+    records = [ReleaseRecord.model_validate(json.loads(store.storage.read(key))) for key in keys]
+    return sorted(records, key=lambda record: (record.created_at, record.name), reverse=True)
+
+
+def find(store: ArtifactStore, name: str) -> ReleaseRecord:
+    """Return the release ``name``; ``latest`` is the newest.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    records = listed(store)
+    for record in records:
+        if name in ("latest", record.name):
+            return record
+    names = ", ".join(record.name for record in records[:5]) or "no release yet"
+    raise UserError(
+        "no such release",
+        where=store.storage.locate("releases"),
+        got=name,
+        expected=names,
+        fix="stope run RECIPE",
+    )
+
+
+@contextmanager
+def opened(store: ArtifactStore, record: ReleaseRecord) -> Iterator[Path]:
+    """Yield a local folder with release.json, model/, index.faiss and documents.parquet, removed at the end.
+
+    Raises:
+        UserError: An artifact of the release is gone or damaged.
+    """
+    model, index = (_artifact(store, record, name) for name in ("model", "index"))
+    with TemporaryDirectory(prefix="stope-release-") as name:
+        folder = Path(name)
+        (folder / "release.json").write_text(json.dumps(record.manifest, indent=2))
+        (folder / "model").symlink_to(model.directory("model"))
+        for file in ("index.faiss", "documents.parquet"):
+            (folder / file).symlink_to(index.file(file))
+        yield folder
+
+
+def _artifact(store: ArtifactStore, record: ReleaseRecord, name: str) -> Artifact:
+    stage, _, rest = record.artifacts[name].partition("/")
+    label, _, fingerprint = rest.rpartition("-")
+    artifact = store.find(stage, label, fingerprint)
+    if artifact is None:
+        raise UserError(
+            f"the {name} of this release is gone",
+            where=record.artifacts[name],
+            fix=f"stope release create {record.run}",
+        )
+    return artifact
