@@ -7,6 +7,7 @@ exists without a manifest.
 
 from collections.abc import Iterable
 
+from cluster.errors import UserError
 from cluster.committed import Artifact, find_committed
 from cluster.manifest import Manifest, Shard, StoredFile, TableManifest, fingerprint
 from cluster.storage import open_storage
@@ -39,6 +40,19 @@ class ArtifactStore:
     def find(self, stage: str, label: str, fp: str) -> Artifact | None:
         """Return the committed artifact of this fingerprint, if any."""
         return find_committed(self.storage, f"{stage}/{label}-{fp}")
+
+    def get(self, key: str) -> Artifact:
+        """Return the committed artifact ``stage/label-fp``.
+
+        Raises:
+            UserError: It is not there, or not committed.
+        """
+        artifact = find_committed(self.storage, key)
+        if artifact is None:
+            raise UserError(
+                "no such artifact", where=self.storage.locate(key), fix="run the recipe that makes it again"
+            )
+        return artifact
 
     def open(self, stage: str, label: str, fp: str) -> ArtifactWriter:
         """Return a writer with an attempt of its own; shards of earlier attempts count as finished."""

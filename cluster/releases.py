@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from cluster.artifacts import Artifact, ArtifactStore
+from cluster.artifacts import ArtifactStore
 from cluster.errors import UserError
 
 
@@ -79,7 +79,7 @@ def opened(store: ArtifactStore, record: ReleaseRecord) -> Iterator[Path]:
     Raises:
         UserError: An artifact of the release is gone or damaged.
     """
-    model, index = (_artifact(store, record, name) for name in ("model", "index"))
+    model, index = (store.get(record.artifacts[name]) for name in ("model", "index"))
     with TemporaryDirectory(prefix="stope-release-") as name:
         folder = Path(name)
         (folder / "release.json").write_text(json.dumps(record.manifest, indent=2))
@@ -87,16 +87,3 @@ def opened(store: ArtifactStore, record: ReleaseRecord) -> Iterator[Path]:
         for file in ("index.faiss", "documents.parquet"):
             (folder / file).symlink_to(index.file(file))
         yield folder
-
-
-def _artifact(store: ArtifactStore, record: ReleaseRecord, name: str) -> Artifact:
-    stage, _, rest = record.artifacts[name].partition("/")
-    label, _, fingerprint = rest.rpartition("-")
-    artifact = store.find(stage, label, fingerprint)
-    if artifact is None:
-        raise UserError(
-            f"the {name} of this release is gone",
-            where=record.artifacts[name],
-            fix=f"stope release create {record.run}",
-        )
-    return artifact

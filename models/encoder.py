@@ -1,0 +1,74 @@
+"""The encoder: a Hugging Face backbone, a pooler and unit length.
+
+Shapes: B texts, T padded tokens, D dimensions.
+"""
+
+import torch
+from torch import nn
+
+from models.errors import ModelError
+from models.layout import max_positions
+from models.pooling import POOLERS
+
+
+class Encoder(nn.Module):
+    """Texts as padded token ids in, embeddings out; trained and served through the same forward.
+
+    Args:
+        backbone: A transformers model whose output has ``last_hidden_state``.
+        pooling: A name in POOLERS.
+        normalize: Whether embeddings have unit length.
+
+    Raises:
+        ModelError: The pooling has no such name.
+    """
+
+    def __init__(self, backbone: nn.Module, pooling: str = "mean", normalize: bool = True) -> None:
+        super().__init__()
+        if pooling not in POOLERS:
+            raise ModelError("unknown pooling", got=repr(pooling), expected=", ".join(POOLERS))
+        self.backbone = backbone
+        self.pooling = pooling
+        self.normalize = normalize
+
+    @property
+    def dimension(self) -> int:
+        """Components of one embedding."""
+        return int(self.backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    @property
+    def max_tokens(self) -> int | None:
+        """How many tokens the position embeddings cover; None where they set no limit."""
+        return max_positions(self.backbone.config.to_dict())  # type: ignore[union-attr, operator]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are kept in."""
+        return next(self.parameters()).dtype
+
+    def forward(
+        self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, pool_mask_BT: torch.Tensor
+    ) -> torch.Tensor:
+        """Embed one padded batch.
+
+        Args:
+            input_ids_BT: int64, padded to the right.
+            attention_mask_BT: 1 where a token is no padding.
+            pool_mask_BT: 1 where a token is pooled.
+
+        Returns:
+            float32 [B, D], of unit length if ``normalize``: pooling and length in float32, because bfloat16
+            keeps 8 bits and cosines of near neighbours differ in the third digit.
+        """
+        hidden_BTD = self.backbone(input_ids=input_ids_BT, attention_mask=attention_mask_BT).last_hidden_state
+        return self.pool(hidden_BTD, pool_mask_BT)
+
+    def pool(self, hidden_BTD: torch.Tensor, pool_mask_BT: torch.Tensor) -> torch.Tensor:
+        """Pool hidden states of any float dtype into float32 embeddings [B, D]."""
+        emb_BD = POOLERS[self.pooling](hidden_BTD, pool_mask_BT)
+        return nn.functional.normalize(emb_BD, dim=-1) if self.normalize else emb_BD

@@ -1,0 +1,137 @@
+"""What is served together: a manifest binds model, tokenizer, prompts, pooling, dimension and index."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.errors import ModelError
+from models.layout import describe_model, file_digest, model_digest, tokenizer_digest
+from models.prompts import Prompts
+
+MANIFEST_NAME = "release.json"
+
+
+class IndexEntry(BaseModel):
+    """An index file and the model whose embeddings it holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    """Relative to the release's directory."""
+    sha256: str
+    model_digest: str
+    """Of the model that embedded the documents."""
+    num_documents: int = Field(ge=0)
+    kind: Literal["flat"] = "flat"
+
+
+class ReleaseManifest(BaseModel):
+    """One version of what the endpoints answer with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str = Field(min_length=1)
+    created_at: str
+    """ISO 8601, UTC."""
+    model_digest: str
+    tokenizer_digest: str
+    pooling: Literal["mean", "cls", "last"]
+    prompts: Prompts
+    dimension: int = Field(ge=1)
+    dtype: Literal["bfloat16", "float16", "float32"]
+    max_query_tokens: int = Field(ge=3)
+    max_document_tokens: int = Field(ge=3)
+    index: IndexEntry | None = None
+    """None: the release embeds and does not search."""
+    run_id: str | None = None
+    """The run that made it."""
+
+
+def write_release(manifest: ReleaseManifest, directory: str | Path) -> Path:
+    """Write the manifest into a release's directory and return its path."""
+    path = Path(directory) / MANIFEST_NAME
+    path.write_text(manifest.model_dump_json(indent=2) + "\n")
+    return path
+
+
+def read_release(directory: str | Path) -> ReleaseManifest:
+    """Read the manifest of a release's directory.
+
+    Raises:
+        ModelError: No release there, or a manifest that does not read.
+    """
+    path = Path(directory) / MANIFEST_NAME
+    if not path.is_file():
+        raise ModelError("this directory holds no release", str(directory), expected=MANIFEST_NAME)
+    try:
+        return ReleaseManifest.model_validate_json(path.read_text())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(
+            "the release's manifest does not read",
+            str(path),
+            got=f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+            fix="create the release again",
+        ) from error
+
+
+def check_model(manifest: ReleaseManifest, model_directory: str | Path) -> None:
+    """Refuse a model that is not the one released.
+
+    Raises:
+        ModelError: Its bytes or its dimension differ.
+    """
+    where = f"release {manifest.name}"
+    for name, got, expected in (
+        ("model", model_digest(model_directory), manifest.model_digest),
+        ("tokenizer", tokenizer_digest(model_directory), manifest.tokenizer_digest),
+        ("dimension", str(describe_model(model_directory).dimension), str(manifest.dimension)),
+    ):
+        if got != expected:
+            raise ModelError(
+                f"the {name} is not the one released",
+                where,
+                got=got,
+                expected=expected,
+                fix="serve the directory that the release was created with, or create a release of this one",
+            )
+
+
+def check_index(manifest: ReleaseManifest, directory: str | Path) -> Path | None:
+    """Refuse an index that another model built, or whose file has changed.
+
+    Args:
+        manifest: Of the release.
+        directory: Of the release.
+
+    Returns:
+        The index file; None where the release has none.
+
+    Raises:
+        ModelError: The index belongs to another model, is missing or has other bytes.
+    """
+    if manifest.index is None:
+        return None
+    where = f"release {manifest.name}"
+    path = Path(directory) / manifest.index.path
+    if manifest.index.model_digest != manifest.model_digest:
+        raise ModelError(
+            "the index was built by another model",
+            where,
+            got=manifest.index.model_digest,
+            expected=manifest.model_digest,
+            fix="build the index with this release's model",
+        )
+    if not path.is_file():
+        raise ModelError("the index file is missing", where, expected=str(path), fix="build the index again")
+    found = file_digest(path)
+    if found != manifest.index.sha256:
+        raise ModelError(
+            "the index file has changed since the release",
+            where,
+            got=found,
+            expected=manifest.index.sha256,
+            fix="restore the file, or create a new release",
+        )
+    return path

@@ -1,0 +1,1 @@
+"""Exact top-k search, merging of partial results, and index files."""

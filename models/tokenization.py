@@ -1,0 +1,232 @@
+"""Texts to token ids, ragged: what is stored is tokens, never padding.
+
+Shapes: N texts, B texts of one batch, T padded tokens.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from models.errors import ModelError
+from models.prompts import Kind, Prompts
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+PAD_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The token ids of N texts, back to back.
+
+    Args:
+        ids: int32 [total].
+        offsets: int64 [N + 1]; text i holds ``ids[offsets[i]:offsets[i + 1]]``.
+        pool_starts: int32 [N]; the tokens of a text before this one are attended to but not pooled.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    pool_starts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pool_starts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [N]: how many tokens each text has, special tokens included."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: np.ndarray) -> "Tokens":
+        """Return the texts ``rows`` (int [M], any order, repeats allowed)."""
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        source = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Tokens(self.ids[source], offsets, self.pool_starts[rows])
+
+    def pad(
+        self, multiple_of: int = PAD_MULTIPLE, max_tokens: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pad to the right, with id 0, to one length.
+
+        Args:
+            multiple_of: The length is rounded up to a multiple of this.
+            max_tokens: But never beyond this, which is for models whose positions are no multiple of it.
+
+        Returns:
+            input_ids_BT int64, attention_mask_BT int64, pool_mask_BT int64.
+        """
+        lengths = self.lengths
+        longest = int(lengths.max(initial=1))
+        width = padded_length(longest, multiple_of)
+        width = max(longest, min(width, max_tokens)) if max_tokens else width
+        attention_mask_BT = np.arange(width) < lengths[:, None]
+        input_ids_BT = np.zeros(attention_mask_BT.shape, dtype=np.int64)
+        input_ids_BT[attention_mask_BT] = self.ids
+        pool_mask_BT = attention_mask_BT & (np.arange(width) >= self.pool_starts[:, None])
+        return (
+            torch.from_numpy(input_ids_BT),
+            torch.from_numpy(attention_mask_BT.astype(np.int64)),
+            torch.from_numpy(pool_mask_BT.astype(np.int64)),
+        )
+
+
+def padded_length(length: int, multiple_of: int = PAD_MULTIPLE) -> int:
+    """Return ``length`` rounded up to a multiple of ``multiple_of``."""
+    return -(-length // multiple_of) * multiple_of
+
+
+def concatenate(parts: Sequence[Tokens]) -> Tokens:
+    """Put several Tokens end to end."""
+    ids = [np.zeros(0, np.int32), *(part.ids for part in parts)]
+    lengths = [np.zeros(1, np.int64), *(part.lengths for part in parts)]
+    starts = [np.zeros(0, np.int32), *(part.pool_starts for part in parts)]
+    return Tokens(np.concatenate(ids), np.cumsum(np.concatenate(lengths)), np.concatenate(starts))
+
+
+class TextTokenizer:
+    """Renders texts with their prompt and turns them into ids; pickles as its arguments, reloads by path.
+
+    Args:
+        directory: The model's directory.
+        prompts: What is put before a query or a document.
+        max_query_tokens: Longer queries are cut here, special tokens and prompt included.
+        max_document_tokens: Likewise for documents.
+
+    Raises:
+        ModelError: No model here, a limit beyond the model's positions, or a tokenizer with more ids than the
+            model has embeddings.
+    """
+
+    def __init__(
+        self, directory: str | Path, prompts: Prompts, max_query_tokens: int, max_document_tokens: int
+    ) -> None:
+        self.directory = Path(directory)
+        self.prompts = prompts
+        self.max_query_tokens = max_query_tokens
+        self.max_document_tokens = max_document_tokens
+        self._check()
+
+    @classmethod
+    def load(
+        cls, directory: str | Path, prompts: Prompts, max_query_tokens: int, max_document_tokens: int
+    ) -> "TextTokenizer":
+        """Return the tokenizer of a model's directory; see the class."""
+        return cls(directory, prompts, max_query_tokens, max_document_tokens)
+
+    def __reduce__(self) -> tuple[type["TextTokenizer"], tuple[Path, Prompts, int, int]]:
+        return TextTokenizer, (self.directory, self.prompts, self.max_query_tokens, self.max_document_tokens)
+
+    def max_tokens(self, kind: Kind) -> int:
+        """Return where texts of ``kind`` are cut."""
+        return self.max_query_tokens if kind == "query" else self.max_document_tokens
+
+    def tokenize(self, texts: Sequence[str], kind: Kind) -> Tokens:
+        """Render and tokenise.
+
+        Args:
+            texts: N texts without their prompt; an empty one still has its special tokens.
+            kind: ``"query"`` or ``"document"``.
+
+        Returns:
+            Tokens of N texts, in order. ``pool_starts`` is 0 where there is no prompt, where prompts are
+            pooled, and where truncation left no token of the text itself.
+        """
+        prefix = self.prompts.prefix(kind)
+        backend = self._backends[kind]
+        rendered = [prefix + text for text in texts]
+        by_offsets = bool(prefix) and not self.prompts.pooled
+        # Offsets cost about a third of the time, so they are made only where a boundary is to be found.
+        encodings = backend.encode_batch(rendered) if by_offsets else backend.encode_batch_fast(rendered)
+        rows = [encoding.ids for encoding in encodings]
+        lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        ids = np.fromiter((token for row in rows for token in row), np.int32, int(offsets[-1]))
+        starts = np.zeros(len(rows), np.int32)
+        if by_offsets:
+            starts[:] = [_pool_start(encoding, len(prefix)) for encoding in encodings]
+        return Tokens(ids, offsets, starts)
+
+    @cached_property
+    def _backends(self) -> "dict[Kind, Tokenizer]":
+        from tokenizers import Tokenizer
+
+        # Said outright, or the Rust library turns its threads off, with a warning, in every forked process.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        serialized = load_backend(self.directory).to_str()
+        backends: dict[Kind, Tokenizer] = {}
+        kinds: tuple[Kind, Kind] = ("query", "document")
+        for kind in kinds:
+            backends[kind] = Tokenizer.from_str(serialized)
+            backends[kind].no_padding()
+            backends[kind].enable_truncation(self.max_tokens(kind))
+        return backends
+
+    def _check(self) -> None:
+        from models.layout import max_positions, read_config
+
+        config = read_config(self.directory)
+        limit = max_positions(config)
+        for kind, tokens in (("query", self.max_query_tokens), ("document", self.max_document_tokens)):
+            if tokens < 3 or (limit and tokens > limit):
+                raise ModelError(
+                    f"max_{kind}_tokens does not fit the model",
+                    str(self.directory),
+                    got=str(tokens),
+                    expected=f"3 to {limit}" if limit else "at least 3",
+                    fix=f"set max_{kind}_tokens to {limit if limit and tokens > limit else 3}",
+                )
+        vocabulary = self._backends["document"].get_vocab_size(with_added_tokens=True)
+        embeddings = int(config.get("vocab_size") or vocabulary)
+        if vocabulary > embeddings:
+            raise ModelError(
+                "the tokenizer has more ids than the model has embeddings",
+                str(self.directory),
+                got=f"{vocabulary} ids",
+                expected=f"at most {embeddings}",
+                fix="copy the tokenizer files that belong to this model into its directory",
+            )
+
+
+def load_backend(directory: Path) -> "Tokenizer":
+    """Return the Rust tokenizer of a model's directory, as transformers builds it.
+
+    ``tokenizer_config.json`` may add to ``tokenizer.json`` (lower-casing, BOS, EOS), so it is transformers
+    that reads them.
+
+    Raises:
+        ModelError: The directory has no fast tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(directory), trust_remote_code=False, local_files_only=True
+        )
+        backend: Tokenizer = tokenizer.backend_tokenizer
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise ModelError(
+            "no usable tokenizer",
+            str(directory),
+            got=str(error).splitlines()[0] if str(error) else repr(error),
+            expected="tokenizer.json (a fast tokenizer)",
+            fix="copy the model's tokenizer files into this directory",
+        ) from error
+    return backend
+
+
+def _pool_start(encoding: "Encoding", prefix_characters: int) -> int:
+    # The first token that reaches beyond the prefix: a merge across the boundary belongs to the text. Special
+    # tokens have the offsets (0, 0) and so never count. Tokenising the prefix alone would miss such merges.
+    for index, (_, end) in enumerate(encoding.offsets):
+        if end > prefix_characters:
+            return index
+    return 0

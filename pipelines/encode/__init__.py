@@ -1,0 +1,1 @@
+"""Encode: a model embeds every document and query of an ingest artifact."""

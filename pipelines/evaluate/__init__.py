@@ -1,0 +1,1 @@
+"""Evaluate: retrieval metrics on held-out queries, with intervals and baselines."""

@@ -1,0 +1,73 @@
+"""Percentile bootstrap over queries: how far a mean, or a difference of means, could be chance.
+
+Efron, "Bootstrap methods: another look at the jackknife", 1979; for retrieval, Sakai, "Evaluating evaluation
+metrics based on the bootstrap", SIGIR 2006.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Resampled indices held at once: 64 MiB.
+_CHUNK_INDICES = 8_388_608
+
+
+class Interval(NamedTuple):
+    """An estimate and the interval around it."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside the interval."""
+        return self.low > 0 or self.high < 0
+
+
+def mean_interval(
+    values: NDArray[np.float64], num_resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Return the mean of one metric over queries with its bootstrap interval.
+
+    Args:
+        values: float64 [Q], one value a query, Q >= 1.
+        num_resamples: Resamples of the queries, with replacement.
+        confidence: Share of the resampled means inside the interval.
+        seed: Seed of the resampling.
+    """
+    assert values.ndim == 1 and len(values), "the bootstrap needs at least one query"
+    assert np.isfinite(values).all(), "a value is not finite"
+    generator = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK_INDICES // len(values))
+    means = np.empty(num_resamples)
+    for start in range(0, num_resamples, chunk):
+        size = min(chunk, num_resamples - start)
+        drawn = generator.integers(0, len(values), size=(size, len(values)))
+        means[start : start + size] = values[drawn].mean(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def paired_difference(
+    values: NDArray[np.float64],
+    baseline: NDArray[np.float64],
+    num_resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the mean of ``values - baseline`` with its paired bootstrap interval.
+
+    Both systems answer the same resampled queries, so how hard a query is cancels out.
+
+    Args:
+        values: float64 [Q], one value a query.
+        baseline: float64 [Q], the same queries in the same order.
+        num_resamples: Resamples of the queries, with replacement.
+        confidence: Share of the resampled differences inside the interval.
+        seed: Seed of the resampling.
+    """
+    assert values.shape == baseline.shape, f"{values.shape} and {baseline.shape} are not the same queries"
+    return mean_interval(values - baseline, num_resamples, confidence, seed)

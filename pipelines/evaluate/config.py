@@ -1,0 +1,22 @@
+"""What a recipe may say of evaluation."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EvaluateConfig(BaseModel):
+    """Retrieval metrics over the whole corpus, before and after training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: str = "test"
+    """Whose queries are asked. Choose with dev, report test once."""
+    baselines: tuple[Literal["bm25"], ...] = ("bm25",)
+    """Rankings that stand beside the model's."""
+    retrieval_depth: int = Field(default=100, ge=100)
+    """Documents ranked for each query; recall@100 needs 100."""
+    bootstrap_samples: int = Field(default=2000, ge=100)
+    """Resamples of the queries behind every 95% interval."""
+    seed: int = 0
+    """Of the resampling."""

@@ -1,0 +1,94 @@
+"""Evaluate rankings of the same queries side by side, in this process."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.artifacts import Artifact
+from cluster.errors import UserError
+from pipelines import schemas
+from pipelines.evaluate.bootstrap import Interval, mean_interval, paired_difference
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.metrics import PerQuery, Ranking, Relevance, per_query_metrics
+from pipelines.steps import Step, Work
+
+STAGE_VERSION = 1
+METRICS = ("ndcg@10", "mrr@10", "recall@10", "recall@100")
+DIFFERENCE = ("tuned", "base")
+
+
+def evaluate_step(data: Step, rankings: Mapping[str, Step], config: EvaluateConfig) -> Step:
+    """Score every ranking, and the difference that training made, over the queries of one split.
+
+    Args:
+        data: The ingest step, for the labels.
+        rankings: Name -> search step; `base` and `tuned` are compared query by query.
+        config: Split and bootstrap.
+
+    Returns:
+        A step whose artifact has the table `metrics`, one row for each ranking and metric.
+    """
+    return Step(
+        stage="evaluate",
+        label=f"{data.label}-{config.split}",
+        stage_version=STAGE_VERSION,
+        identity=config.model_dump(mode="json"),
+        libraries=("ir-measures", "pytrec-eval-terrier"),
+        inputs={"data": data, **rankings},
+        run=partial(_run, names=tuple(rankings), config=config),
+    )
+
+
+def _run(work: Work, names: tuple[str, ...], config: EvaluateConfig) -> Artifact:
+    data = work.inputs["data"]
+    relevance = read_relevance(data, config.split)
+    work.progress.total(len(names), "rankings")
+    scored: dict[str, PerQuery] = {}
+    for name in names:
+        scored[name] = per_query_metrics(read_ranking(work.inputs[name]), relevance, METRICS)
+        work.progress.advance()
+    dataset = data.read_shard("documents", 0, columns=["dataset"]).column("dataset")[0].as_py()
+    resampling = {"num_resamples": config.bootstrap_samples, "seed": config.seed}
+    rows = [
+        _row(name, metric, mean_interval(values, **resampling))
+        for name, per_query in scored.items()
+        for metric, values in per_query.values.items()
+    ]
+    after, before = (scored[name].values for name in DIFFERENCE)
+    rows += [
+        _row(" - ".join(DIFFERENCE), metric, paired_difference(after[metric], before[metric], **resampling))
+        for metric in METRICS
+    ]
+    table = pa.Table.from_pylist([{**row, "dataset": dataset, "split": config.split} for row in rows])
+    work.writer.write_shard("metrics", 0, schemas.conform(table, schemas.METRICS))
+    return work.commit({"metrics": 1}, {"num_queries": len(scored[names[0]].queries)})
+
+
+def read_relevance(data: Artifact, split: str) -> Relevance:
+    """Return the labels of one split.
+
+    Raises:
+        UserError: The split has no labels.
+    """
+    qrels = data.read("qrels")
+    mine = qrels.filter(pc.equal(qrels.column("split"), split))
+    if not mine.num_rows:
+        splits = ", ".join(sorted(set(qrels.column("split").to_pylist())))
+        raise UserError("no labelled query to evaluate", where="evaluate.split", got=split, expected=splits)
+    return Relevance(*(mine.column(name).to_numpy() for name in ("query", "doc", "relevance")))
+
+
+def read_ranking(candidates: Artifact) -> Ranking:
+    """Return the retrieved documents of a search; positives that were only scored are left out."""
+    table = candidates.read("candidates", columns=["query", "doc", "rank", "score"])
+    retrieved = table.filter(pc.greater(table.column("rank"), np.int32(0)))
+    return Ranking(*(retrieved.column(name).to_numpy() for name in ("query", "doc", "score")))
+
+
+def _row(run: str, metric: str, interval: Interval) -> dict[str, object]:
+    name, _, k = metric.partition("@")
+    estimate = {"value": interval.mean, "ci_low": interval.low, "ci_high": interval.high}
+    return {"run": run, "metric": name, "k": int(k), **estimate}

@@ -1,0 +1,1 @@
+"""Index: the faiss index and the document texts that a release serves."""

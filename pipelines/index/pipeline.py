@@ -1,0 +1,58 @@
+"""The index of a release: document embeddings in a faiss file, and the texts that answers show."""
+
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.artifacts import Artifact
+from pipelines.index.config import IndexConfig
+from pipelines.model import Model
+from pipelines.steps import Step, Work
+
+STAGE_VERSION = 1
+SHOWN_COLUMNS = ["doc", "doc_id", "title", "text"]
+
+
+def index_step(data: Step, embeddings: Step, model: Model, config: IndexConfig) -> Step:
+    """Build the index of the documents of ``data`` as ``model`` embeds them.
+
+    Returns:
+        A step whose artifact has the files `index.faiss` and `documents.parquet`, rows in the same order.
+    """
+    return Step(
+        stage="index",
+        label=embeddings.label,
+        stage_version=STAGE_VERSION,
+        identity={"model": model.identity, **config.model_dump(mode="json")},
+        libraries=("faiss-cpu", "faiss-gpu"),
+        inputs={"data": data, "embeddings": embeddings},
+        run=partial(_run, dtype=model.dtype, config=config),
+    )
+
+
+def _run(work: Work, dtype: str, config: IndexConfig) -> Artifact:
+    from models.search.index import add_embeddings, build_index, write_index
+
+    data, embeddings = work.inputs["data"], work.inputs["embeddings"]
+    num_shards = embeddings.num_shards("documents")
+    work.progress.total(num_shards, "shards")
+    with TemporaryDirectory(prefix="stope-index-") as folder:
+        index_file, documents_file = Path(folder) / "index.faiss", Path(folder) / "documents.parquet"
+        index = None
+        schema = data.read_shard("documents", 0, columns=SHOWN_COLUMNS).schema.remove_metadata()
+        with pq.ParquetWriter(documents_file, schema, compression="zstd") as documents:
+            for shard in range(num_shards):
+                column = embeddings.read_shard("documents", shard).column("embedding").combine_chunks()
+                index = index or build_index(column.type.list_size)
+                add_embeddings(index, column.values.to_numpy().reshape(-1, column.type.list_size))
+                rows = data.read_shard("documents", shard, columns=SHOWN_COLUMNS)
+                documents.write_table(pa.Table.from_batches(rows.to_batches(), schema=schema))
+                work.progress.advance()
+        write_index(index, index_file)
+        for file in (index_file, documents_file):
+            work.writer.put_file(file.name, file)
+    facts = {"num_documents": data.num_rows("documents"), "kind": config.kind, "dtype": dtype}
+    return work.commit({}, facts)

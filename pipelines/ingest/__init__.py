@@ -1,0 +1,1 @@
+"""Ingest: a source of queries, documents and judgments becomes dense, sharded tables."""

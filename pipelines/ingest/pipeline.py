@@ -1,0 +1,195 @@
+"""Ingest runs in the driver process: reading is bound by one disk and needs no cluster."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.artifacts import Artifact
+from pipelines.ingest.beir import beir_files, read_beir
+from pipelines.ingest.catalog import Catalog, read_catalog
+from pipelines.ingest.config import SPLITS, BeirConfig, DataConfig, DocstringsConfig
+from pipelines.ingest.docstrings import package_versions, read_docstrings
+from pipelines.ingest.pairs import pairs_file, read_pairs
+from pipelines.ingest.readers import sha256_of
+from pipelines.ingest.rows import BadRow, Collection, Document, Query
+from pipelines.ingest.selection import Judgments
+from pipelines.schemas import DOCUMENTS, QRELS, QUERIES, conform
+from pipelines.steps import Step, Work, label_of
+
+STAGE_VERSION = 1
+
+_Row = TypeVar("_Row", Document, Query)
+
+
+def ingest_step(config: DataConfig) -> Step:
+    """Return the step that turns a source into documents, queries, qrels and quarantine.
+
+    Raises:
+        UserError: A file is missing, of an unknown kind or without a column it needs.
+    """
+    sources: dict[str, str]
+    read: Callable[[], Collection]
+    libraries: tuple[str, ...] = ()
+    if isinstance(config, DocstringsConfig):
+        sources = package_versions(config.packages)
+        read = partial(read_docstrings, config)
+        libraries = ("numpy", "regex")
+    elif isinstance(config, BeirConfig):
+        files = beir_files(config)
+        sources = _digests(files)
+        read = partial(read_beir, files)
+    else:
+        files = pairs_file(config)
+        sources = _digests(files)
+        read = partial(read_pairs, config, files["pairs"])
+        libraries = ("numpy", "regex")
+    # Where the files lie does not matter, what they hold does.
+    identity = {"config": config.model_dump(mode="json", exclude={"path"}), "sources": sources}
+    return Step(
+        stage="ingest",
+        label=label_of(config.name),
+        stage_version=STAGE_VERSION,
+        identity=identity,
+        libraries=libraries,
+        inputs={},
+        run=partial(_run, config, read),
+    )
+
+
+def _digests(files: dict[str, Path]) -> dict[str, str]:
+    return {role: sha256_of(path) for role, path in files.items()}
+
+
+def _run(config: DataConfig, read: Callable[[], Collection], work: Work) -> Artifact:
+    work.progress.note("reading and checking")
+    collection = read()
+    catalog = read_catalog(collection, config)
+    work.progress.total(len(catalog.doc_rows) + len(catalog.query_rows), "rows")
+    num_documents = _write(
+        work,
+        "documents",
+        _cut(_kept(collection.documents(), catalog.doc_rows), config.shard_tokens),
+        partial(_documents_table, config),
+    )
+    num_queries = _write(
+        work,
+        "queries",
+        _cut(_kept(collection.queries(), catalog.query_rows), config.query_shard_tokens),
+        partial(_queries_table, config),
+    )
+    work.writer.write_shard("qrels", 0, _qrels_table(catalog.judgments))
+    work.writer.write_shard("quarantine", 0, catalog.quarantine.table())
+    return work.commit(
+        {"documents": num_documents, "queries": num_queries, "qrels": 1, "quarantine": 1},
+        summary=_summary(catalog) | collection.facts,
+        counters=catalog.quarantine.counts() | catalog.cut,
+    )
+
+
+def _kept(rows: Iterable[_Row | BadRow], kept_rows: Sequence[int]) -> Iterator[_Row]:
+    """Yield the rows whose numbers are in ``kept_rows``, ascending as the source is."""
+    wanted = iter(kept_rows)
+    following = next(wanted, None)
+    for row in rows:
+        if not isinstance(row, BadRow) and row.row == following:
+            yield row
+            following = next(wanted, None)
+    assert following is None, "the source changed between two passes"
+
+
+def estimated_tokens(text: str) -> int:
+    """Return a quarter of the text's bytes in UTF-8: near enough in any script to cut even shards."""
+    return len(text.encode()) // 4 + 1
+
+
+def _cut(rows: Iterable[_Row], shard_tokens: int) -> Iterator[list[_Row]]:
+    """Yield shards of whole rows; a shard ends with the row that fills it."""
+    shard: list[_Row] = []
+    tokens = 0
+    for row in rows:
+        shard.append(row)
+        tokens += estimated_tokens(row.text)
+        if isinstance(row, Document) and row.title:
+            tokens += estimated_tokens(row.title)
+        if tokens >= shard_tokens:
+            yield shard
+            shard, tokens = [], 0
+    if shard:
+        yield shard
+
+
+def _write(
+    work: Work, table: str, shards: Iterable[list[_Row]], to_table: Callable[[int, list[_Row]], pa.Table]
+) -> int:
+    """Write the shards and return how many there are."""
+    first = num_shards = 0
+    for shard in shards:
+        work.writer.write_shard(table, num_shards, to_table(first, shard))
+        first += len(shard)
+        num_shards += 1
+        work.progress.advance(len(shard), note=table)
+    return num_shards
+
+
+def _documents_table(config: DataConfig, first: int, shard: list[Document]) -> pa.Table:
+    columns = {
+        "doc": np.arange(first, first + len(shard)),
+        "doc_id": pa.array([row.doc_id for row in shard], pa.string()),
+        "title": pa.array([row.title for row in shard], pa.string()),
+        "text": pa.array([row.text for row in shard], pa.string()),
+        "dataset": pa.repeat(pa.scalar(config.name, pa.string()), len(shard)),
+        "language": pa.repeat(pa.scalar(config.language, pa.string()), len(shard)),
+    }
+    return conform(pa.table(columns), DOCUMENTS)
+
+
+def _queries_table(config: DataConfig, first: int, shard: list[Query]) -> pa.Table:
+    columns = {
+        "query": np.arange(first, first + len(shard)),
+        "query_id": pa.array([row.query_id for row in shard], pa.string()),
+        "text": pa.array([row.text for row in shard], pa.string()),
+        "dataset": pa.repeat(pa.scalar(config.name, pa.string()), len(shard)),
+        "task": pa.repeat(pa.scalar(config.task, pa.string()), len(shard)),
+        "language": pa.repeat(pa.scalar(config.language, pa.string()), len(shard)),
+    }
+    return conform(pa.table(columns), QUERIES)
+
+
+def _qrels_table(judgments: Judgments) -> pa.Table:
+    names = np.array(SPLITS, dtype=object)
+    columns = {
+        "query": judgments.query,
+        "doc": judgments.doc,
+        "relevance": judgments.relevance,
+        "split": pa.array(names[judgments.split], pa.string()),
+    }
+    return conform(pa.table(columns), QRELS)
+
+
+def _summary(catalog: Catalog) -> dict[str, object]:
+    judgments = catalog.judgments
+    splits: dict[str, dict[str, int]] = {}
+    for code, split in enumerate(SPLITS):
+        mine = judgments.split == code
+        splits[split] = {"queries": len(np.unique(judgments.query[mine])), "judgments": int(mine.sum())}
+    notes = [f"no query in {split}" for split, counts in splits.items() if not counts["queries"]]
+    train, held_out = judgments.split == SPLITS.index("train"), judgments.split == SPLITS.index("test")
+    shared_queries = len(np.intersect1d(judgments.query[train], judgments.query[held_out]))
+    shared_documents = len(np.intersect1d(judgments.doc[train], judgments.doc[held_out]))
+    if shared_queries:
+        notes.append(f"{shared_queries} queries are in train and in test")
+    if shared_documents:
+        notes.append(f"{shared_documents} documents are positives in train and in test")
+    return {
+        "documents": len(catalog.doc_rows),
+        "queries": len(catalog.query_rows),
+        "judgments": len(judgments.query),
+        "splits": splits,
+        "quarantined": len(catalog.quarantine.rows),
+        "left_out": catalog.cut,
+        "notes": notes,
+    }

@@ -1,0 +1,86 @@
+"""From a command to a finished run: load, plan, execute, show, release."""
+
+import sys
+from collections.abc import Mapping
+
+from rich.console import Console
+
+from cluster.artifacts import ArtifactStore
+from cluster.definition import load_definition
+from cluster.runs import Run
+from cluster.session import Session
+from pipelines import show
+from pipelines.execute import Done, execute, survey
+from pipelines.progress import Progress
+from pipelines.recipe import Recipe, load_recipe
+from pipelines.release import create_release
+from pipelines.run import TARGETS, plan
+
+
+def launch(
+    target: str,
+    recipe_name: str,
+    settings: list[str],
+    definition_name: str,
+    storage: str | None,
+    dry_run: bool,
+) -> None:
+    """Run a recipe up to ``target`` and print what came of it.
+
+    Args:
+        target: A key of TARGETS.
+        recipe_name: A file, or the name of a shipped recipe.
+        settings: ``key=value`` overrides of the recipe.
+        definition_name: A file, or the name of a shipped cluster definition.
+        storage: Storage root that replaces the definition's; None keeps it.
+        dry_run: Only say what would be done.
+
+    Raises:
+        UserError: Something in recipe, definition or data is wrong.
+        KeyboardInterrupt: Ctrl-C; the record says so, and the same command resumes.
+    """
+    console = Console()
+    recipe = load_recipe(recipe_name, settings)
+    definition = load_definition(definition_name)
+    store = ArtifactStore(storage or definition.storage)
+    with Session(definition, quiet="--debug" not in sys.argv) as session:
+        steps = plan(recipe, session)
+        if dry_run:
+            show.survey(console, steps, survey(steps, TARGETS[target], store))
+            return
+        run = Run.create(
+            store.storage, recipe.model_dump(mode="json"), definition.model_dump(mode="json"), recipe.name
+        )
+        console.print(
+            f"[bold]{recipe.name}[/]  run {run.id}  storage {store.storage.locate('')}", highlight=False
+        )
+        try:
+            done = execute(steps, TARGETS[target], store, session, Progress(console), run)
+            _conclude(console, target, recipe, run, done, store)
+        except KeyboardInterrupt:
+            run.finish("interrupted")
+            console.print(
+                "Stopped. Finished shards and checkpoints are kept: the same command goes on from there."
+            )
+            raise
+        except BaseException:
+            run.finish("failed")
+            raise
+        run.finish("done")
+
+
+def _conclude(
+    console: Console, target: str, recipe: Recipe, run: Run, done: Mapping[str, Done], store: ArtifactStore
+) -> None:
+    if "data" in done and done["data"].artifact:
+        show.quarantined(console, done["data"].artifact)
+    if "groups" in done and done["groups"].artifact:
+        show.mined(console, done["groups"].artifact)
+    show.stages(console, list(done.values()))
+    if "metrics" in done and done["metrics"].artifact:
+        metrics = done["metrics"].artifact
+        run.set_metrics(metrics.read("metrics").to_pylist())
+        show.metrics(console, metrics)
+    if target == "run":
+        name = create_release(store, run).name
+        show.next_commands(console, name)

@@ -1,0 +1,189 @@
+"""An embedding model as a recipe names it and as a step sees it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.artifacts import Artifact
+from pipelines.steps import Step, label_of
+
+if TYPE_CHECKING:
+    from cluster.session import Session
+    from models.encoder import Encoder
+    from models.prompts import Prompts
+    from models.tokenization import TextTokenizer
+
+
+class PromptsConfig(BaseModel):
+    """Text put before every query and every document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    query: str = ""
+    """Prefix of a query; its tokens are attended to but not pooled. Empty: none."""
+    document: str = ""
+    """Prefix of a document. Empty: none."""
+
+
+class ModelConfig(BaseModel):
+    """A text-embedding model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    """A directory (sentence-transformers or transformers layout), a hub id, or `package:<module>` for weights
+    that an installed package brings (the module names its directory MODEL_DIR)."""
+    pooling: Literal["mean", "cls", "last"] | None = None
+    """How token states become one vector. Null: as the model's directory says, else mean."""
+    prompts: PromptsConfig | None = None
+    """Null: as the model's directory says, else none."""
+    max_query_tokens: int = Field(default=64, ge=4)
+    """Queries are cut here, special tokens counted."""
+    max_document_tokens: int = Field(default=256, ge=4)
+    """Documents are cut here, special tokens counted."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of weights and activations; auto: bfloat16 where the device multiplies it in hardware, else float32."""
+
+
+@dataclass(frozen=True)
+class LocatedModel:
+    """A model that a worker can load: small, hashable, and the same bytes wherever it is loaded.
+
+    Args:
+        location: A directory, a hub id or `package:<module>`.
+        pooling: Name of the pooler.
+        prompts: Query and document prefixes.
+        max_query_tokens: Queries are cut here.
+        max_document_tokens: Documents are cut here.
+        dtype: Of weights and activations.
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+
+    location: str
+    pooling: str
+    prompts: "Prompts"
+    max_query_tokens: int
+    max_document_tokens: int
+    dtype: str
+    device: str
+
+    def tokenizer(self) -> "TextTokenizer":
+        """Load the tokenizer, once a process."""
+        return _tokenizer(self)
+
+    def encoder(self) -> "Encoder":
+        """Load the encoder in evaluation mode."""
+        from models.checkpoint import load_encoder, resolve_model
+
+        return load_encoder(
+            resolve_model(self.location), dtype=self.dtype, device=self.device, pooling=self.pooling
+        )
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(model: LocatedModel) -> "TextTokenizer":
+    from models.checkpoint import resolve_model
+    from models.tokenization import TextTokenizer
+
+    directory = resolve_model(model.location)
+    return TextTokenizer.load(directory, model.prompts, model.max_query_tokens, model.max_document_tokens)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model whose bytes, dtype and device kind are known, so that results can be keyed by them.
+
+    Args:
+        config: As the recipe says.
+        digest: sha256 over weights, tokenizer and prompts, or the fingerprint of the step that trains it.
+        pooling: Resolved name of the pooler.
+        prompts: Resolved prompts.
+        dtype: Resolved dtype.
+        device: ``"cpu"`` or ``"cuda"``.
+        trained_by: The step whose artifact holds the model; None for the model that `config.source` names.
+    """
+
+    config: ModelConfig
+    digest: str
+    pooling: str
+    prompts: "Prompts"
+    dtype: str
+    device: str
+    trained_by: Step | None = None
+
+    @classmethod
+    def resolve(cls, config: ModelConfig, session: "Session") -> "Model":
+        """Read the model's files and ask the machine that will run it for dtype and device.
+
+        Args:
+            config: As the recipe says.
+            session: Asks a machine of the `encode` role what it has and which dtype it multiplies fastest.
+
+        Raises:
+            ModelError: The source is no model that can be loaded.
+        """
+        from models.checkpoint import describe_model, model_digest, resolve_model
+        from models.precision import device_kind, resolve_dtype
+        from models.prompts import Prompts
+
+        directory = resolve_model(config.source)
+        description = describe_model(directory)
+        prompts = description.prompts
+        if config.prompts is not None:
+            prompts = Prompts(query=config.prompts.query, document=config.prompts.document)
+        return cls(
+            config=config,
+            digest=model_digest(directory),
+            pooling=config.pooling or description.pooling,
+            prompts=prompts,
+            dtype=session.run_on("encode", resolve_dtype, config.dtype),
+            device=session.run_on("encode", device_kind),
+        )
+
+    def trained(self, step: Step) -> "Model":
+        """Return this model as it is after ``step`` has trained it."""
+        return replace(self, digest=step.fingerprint, trained_by=step)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What the model's embeddings depend on."""
+        return {
+            "digest": self.digest,
+            "pooling": self.pooling,
+            "prompts": {"query": self.prompts.query, "document": self.prompts.document},
+            "max_query_tokens": self.config.max_query_tokens,
+            "max_document_tokens": self.config.max_document_tokens,
+            "dtype": self.dtype,
+            "device": self.device,
+        }
+
+    @property
+    def inputs(self) -> dict[str, Step]:
+        """The step that a reader of this model depends on, if any."""
+        return {"model": self.trained_by} if self.trained_by else {}
+
+    @property
+    def label(self) -> str:
+        """The source's last part, `-tuned` added where it was trained here."""
+        name = label_of(self.config.source.rpartition(":")[2].rstrip("/").rpartition("/")[2])
+        return f"{name}-tuned" if self.trained_by else name
+
+    def locate(self, inputs: Mapping[str, Artifact]) -> LocatedModel:
+        """Return what workers load: the trained artifact's directory, or the source as it was named.
+
+        Args:
+            inputs: Artifacts of the reading step; holds `model` where this model was trained here.
+        """
+        location = str(inputs["model"].directory("model")) if self.trained_by else self.config.source
+        return LocatedModel(
+            location=location,
+            pooling=self.pooling,
+            prompts=self.prompts,
+            max_query_tokens=self.config.max_query_tokens,
+            max_document_tokens=self.config.max_document_tokens,
+            dtype=self.dtype,
+            device=self.device,
+        )

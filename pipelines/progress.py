@@ -1,0 +1,64 @@
+"""Progress of a step: one live line in a terminal, silent elsewhere."""
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+
+
+class Progress:
+    """A live progress line on ``console``; in a pipe or a log it prints nothing until the step ends.
+
+    Args:
+        console: Where the line is drawn.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bars = Bars(
+            TextColumn("{task.description:<10}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def begin(self, stage: str) -> None:
+        """Open the line of ``stage``, its total not yet known."""
+        self.end()
+        self._task = self._bars.add_task(stage, total=None, unit="", note="")
+        if self.console.is_terminal:
+            self._bars.start()
+
+    def total(self, total: int, unit: str, done: int = 0) -> None:
+        """Say how much there is to do, in which unit, and how much is done already."""
+        if self._task is not None:
+            self._bars.update(self._task, total=total, completed=done, unit=unit)
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """Move on by ``amount``; ``note`` is shown behind the bar."""
+        if self._task is not None:
+            self._bars.update(self._task, advance=amount, note=note)
+
+    def note(self, note: str) -> None:
+        """Show ``note`` behind the bar."""
+        if self._task is not None:
+            self._bars.update(self._task, note=note)
+
+    def end(self) -> None:
+        """Close the line."""
+        if self._task is not None:
+            self._bars.stop()
+            self._bars.remove_task(self._task)
+            self._task = None

@@ -1,0 +1,90 @@
+"""A run as one frozen object: what a YAML file under recipes/ says, checked before anything starts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from cluster.errors import UserError
+from cluster.yaml_model import load_yaml_model
+from pipelines.encode.config import EncodeConfig
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.index.config import IndexConfig
+from pipelines.ingest.config import DataConfig
+from pipelines.model import ModelConfig
+from pipelines.search.config import SearchConfig
+from pipelines.select.config import SelectConfig
+from pipelines.train.config import TrainConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class MineConfig(BaseModel):
+    """Hard negatives: a teacher embeds, search finds candidates, select keeps what is no false negative."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    teacher: ModelConfig | None = None
+    """The model that finds the candidates. Null: the model that will be trained."""
+    split: str = "train"
+    """Whose queries get negatives."""
+    search: SearchConfig = SearchConfig()
+    """How deep, and with which backend."""
+    select: SelectConfig = SelectConfig()
+    """Filter, sampling, number of negatives."""
+
+    @model_validator(mode="after")
+    def _deep_enough(self) -> "MineConfig":
+        depth, wanted = self.search.retrieval_depth, self.select.num_negatives
+        if depth <= wanted:
+            raise ValueError(f"search.retrieval_depth ({depth}) must exceed select.num_negatives ({wanted})")
+        return self
+
+
+class Recipe(BaseModel):
+    """One run: data, model, mining, training, evaluation, index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """What listings and releases call the run."""
+    data: DataConfig
+    """Where documents, queries and labels come from."""
+    model: ModelConfig
+    """The model to tune."""
+    encode: EncodeConfig = EncodeConfig()
+    """How texts are embedded."""
+    mine: MineConfig = MineConfig()
+    """How hard negatives are found."""
+    train: TrainConfig = TrainConfig()
+    """How the model is tuned."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """What is measured."""
+    index: IndexConfig = IndexConfig()
+    """What is built for serving."""
+
+    @model_validator(mode="after")
+    def _enough_negatives(self) -> "Recipe":
+        mined, used = self.mine.select.num_negatives, self.train.num_negatives
+        if used > mined:
+            raise ValueError(f"train.num_negatives ({used}) exceeds mine.select.num_negatives ({mined})")
+        return self
+
+
+def load_recipe(name_or_path: str, overrides: Mapping[str, str] | list[str] | None = None) -> Recipe:
+    """Load a recipe.
+
+    Args:
+        name_or_path: A YAML file, or the name of one that ships with Stope.
+        overrides: ``key.sub=value`` settings that replace what the file says.
+
+    Raises:
+        UserError: There is no such recipe, or something in it is wrong: file, line, key and fix are named.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        path = RECIPES / f"{name_or_path}.yaml"
+    if not path.is_file():
+        shipped = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise UserError("no such recipe", got=name_or_path, expected=f"a YAML file, or one of: {shipped}")
+    return load_yaml_model(path, Recipe, overrides or [])

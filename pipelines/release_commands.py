@@ -1,0 +1,46 @@
+"""Commands about releases."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines.commands import DefinitionOption, StorageOption
+
+release = typer.Typer(help="Releases: a model and its index, bound for serving.", no_args_is_help=True)
+
+
+@release.command("create")
+def create(
+    run: Annotated[str, typer.Argument(help="A run's id, or `latest`.")] = "latest",
+    definition: DefinitionOption = "local",
+    storage: StorageOption = None,
+) -> None:
+    """Bind the model and the index that a run made; the newest release is what `latest` serves.
+
+    Example: stope release create latest
+    """
+    from rich.console import Console
+
+    from cluster.runs import Run
+    from pipelines.release import create_release, open_store
+
+    store = open_store(definition, storage)
+    Console().print(create_release(store, Run.find(store.storage, run)).name, highlight=False)
+
+
+@release.command("ls")
+def ls(definition: DefinitionOption = "local", storage: StorageOption = None) -> None:
+    """List the releases, newest first.
+
+    Example: stope release ls
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from cluster import releases
+    from pipelines.release import open_store
+
+    table = Table("release", "run", "model", "index", box=None, pad_edge=False)
+    for record in releases.listed(open_store(definition, storage)):
+        table.add_row(record.name, record.run, record.artifacts["model"], record.artifacts["index"])
+    Console().print(table)

@@ -1,0 +1,1 @@
+"""Search: the best documents of every query, and the scores of its positives."""

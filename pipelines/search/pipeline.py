@@ -1,0 +1,105 @@
+"""The Ray graph of an exact search: a row is a tile of the grid; then a row is a query range to merge."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cluster.artifacts import Artifact, ArtifactWriter, Shard
+from pipelines.search.config import SearchConfig
+from pipelines.search.grid import Grid, plan_grid
+from pipelines.search.tiles import merge_tiles, range_queries
+from pipelines.steps import Step, Work
+from pipelines.waves import run_waves
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+STAGE_VERSION = 1
+
+
+def search_step(data: Step, embeddings: Step, split: str, config: SearchConfig) -> Step:
+    """Find the best documents for the queries of one split, by the embeddings of one model.
+
+    Returns:
+        A step whose artifact has the table `candidates`: `retrieval_depth` ranks a query, positives marked, and the
+        scores of the positives that lie deeper. It depends on the depth, not on the backend or the grid.
+    """
+    return Step(
+        stage="search",
+        label=f"{embeddings.label}-{split}"[:80],
+        stage_version=STAGE_VERSION,
+        identity={"split": split, "retrieval_depth": config.retrieval_depth},
+        libraries=(),
+        inputs={"data": data, "embeddings": embeddings},
+        run=partial(_run, split=split, config=config),
+    )
+
+
+def _run(work: Work, split: str, config: SearchConfig) -> Artifact:
+    data, embeddings, writer = work.inputs["data"], work.inputs["embeddings"], work.writer
+    document_rows, query_rows = (np.diff(embeddings.first_rows(table)) for table in ("documents", "queries"))
+    dimension = embeddings.read_shard("documents", 0).schema.field("embedding").type.list_size
+    group_rows = config.group_mb * 2**20 // (4 * dimension)
+    grid = plan_grid(document_rows, query_rows, group_rows, config.range_queries)
+    merges = writer.missing("candidates", len(grid.query_ranges))
+    tiles = [
+        {"tile": grid.tile(group, index), "group": group, "range": index}
+        for group in range(len(grid.document_groups))
+        for index in merges
+    ]
+    open_tiles = set(writer.missing("tiles", grid.num_tiles)) if merges else set()
+    tiles = [tile for tile in tiles if tile["tile"] in open_tiles]
+    work.progress.total(grid.num_tiles + len(grid.query_ranges), "tiles", done=grid.num_tiles - len(tiles))
+    task = {"data": data, "embeddings": embeddings, "split": split, "grid": grid, "config": config}
+    if merges:
+        work.session.start()
+        for _ in run_waves(tiles, partial(_search_graph, work=work, task=task)):
+            work.progress.advance()
+        finished = writer.finished("tiles")
+        groups = range(len(grid.document_groups))
+        ranges = [
+            {
+                "range": index,
+                "tiles": [finished[grid.tile(group, index)].model_dump_json() for group in groups],
+            }
+            for index in merges
+        ]
+        for _ in run_waves(ranges, partial(_merge_graph, work=work, task=task)):
+            work.progress.advance()
+    return work.commit({"candidates": len(grid.query_ranges)}, {"num_tiles": grid.num_tiles})
+
+
+def _search_graph(tiles: "Dataset", work: Work, task: dict[str, Any]) -> "Dataset":
+    from ray.data import ActorPoolStrategy
+
+    from pipelines.search.searcher import Searcher
+
+    smallest, largest = work.session.pool("search")
+    return tiles.map(
+        Searcher,
+        fn_constructor_kwargs={"writer": work.writer, **task},
+        compute=ActorPoolStrategy(min_size=smallest, max_size=largest),
+        **work.session.resources("search"),
+    )
+
+
+def _merge_graph(ranges: "Dataset", work: Work, task: dict[str, Any]) -> "Dataset":
+    return ranges.map(partial(merge_range, writer=work.writer, **task), **work.session.resources("tokenize"))
+
+
+def merge_range(
+    row: dict[str, Any],
+    writer: ArtifactWriter,
+    data: Artifact,
+    embeddings: Artifact,
+    split: str,
+    grid: Grid,
+    config: SearchConfig,
+) -> dict[str, Any]:
+    """Merge the tiles of one query range and write its candidates."""
+    tiles = [writer.read_finished(Shard.model_validate_json(tile)) for tile in row["tiles"]]
+    queries, _ = range_queries(data, embeddings, split, grid.query_ranges[row["range"]])
+    candidates = merge_tiles(tiles, queries[0], config.retrieval_depth)
+    shard = writer.write_shard("candidates", row["range"], candidates)
+    return {"rows": shard.rows}

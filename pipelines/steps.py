@@ -1,0 +1,114 @@
+"""A step: what one stage will compute, known by fingerprint before anything runs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from cluster.artifacts import Artifact, ArtifactWriter, fingerprint
+from cluster.errors import UserError
+
+if TYPE_CHECKING:
+    from cluster.session import Session
+    from pipelines.progress import Progress
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage with its resolved config and inputs; equal fingerprints mean equal results.
+
+    Args:
+        stage: Name of the stage's folder.
+        label: What a person recognises in a listing, such as the data set or the model.
+        stage_version: Raised by a stage whenever its output would change.
+        identity: Everything besides the inputs that the result depends on: resolved config, digests of model
+            bytes, dtype, device kind. JSON values only.
+        libraries: Installed distributions whose version can change the numbers.
+        inputs: The steps whose artifacts this one reads.
+        run: Computes the artifact; must end with ``work.commit``.
+    """
+
+    stage: str
+    label: str
+    stage_version: int
+    identity: Mapping[str, object]
+    libraries: tuple[str, ...]
+    inputs: Mapping[str, "Step"]
+    run: "Callable[[Work], Artifact]"
+
+    @cached_property
+    def full_identity(self) -> dict[str, object]:
+        """All that the fingerprint hashes, as the manifest records it."""
+        return {
+            "stage": self.stage,
+            "stage_version": self.stage_version,
+            "config": dict(self.identity),
+            "libraries": {name: _installed(name) for name in self.libraries},
+            "inputs": {name: step.fingerprint for name, step in sorted(self.inputs.items())},
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """20 hex digits."""
+        return fingerprint(self.full_identity)
+
+    @property
+    def key(self) -> str:
+        """Where the artifact lives under the storage root."""
+        return f"{self.stage}/{self.label}-{self.fingerprint}"
+
+
+@dataclass
+class Work:
+    """What a running step is given: its inputs, the open artifact, the cluster session and a progress line."""
+
+    step: Step
+    inputs: Mapping[str, Artifact]
+    writer: ArtifactWriter
+    session: "Session"
+    progress: "Progress"
+    started: float = field(default_factory=monotonic)
+
+    def commit(
+        self,
+        num_shards: Mapping[str, int],
+        summary: Mapping[str, object] | None = None,
+        counters: Mapping[str, int] | None = None,
+    ) -> Artifact:
+        """Write the manifest: from here on the artifact exists.
+
+        Args:
+            num_shards: Table name -> how many shards a complete table has.
+            summary: Small JSON facts for reports.
+            counters: What was dropped, by reason, beyond the shards' own counters.
+        """
+        return self.writer.commit(
+            stage_version=self.step.stage_version,
+            num_shards=num_shards,
+            identity=self.step.full_identity,
+            inputs={name: step.key for name, step in self.step.inputs.items()},
+            summary=summary or {},
+            counters=counters or {},
+            seconds=monotonic() - self.started,
+        )
+
+
+def label_of(text: str) -> str:
+    """Return ``text`` as a path-safe label of at most 40 characters.
+
+    Raises:
+        UserError: Nothing of the text can stand in a path.
+    """
+    label = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "_" for c in text).strip("._")[:40]
+    if not label:
+        raise UserError("a name needs at least one letter or digit", got=repr(text))
+    return label

@@ -1,0 +1,53 @@
+"""Attention for training on a processor: plain matrix products in the dtype of autocast.
+
+Shapes: B texts, H heads, T tokens, d dimensions of a head.
+"""
+
+import torch
+from torch import nn
+
+NAME = "stope_plain"
+
+
+def use_plain_attention(backbone: nn.Module) -> None:
+    """Switch ``backbone`` to this module's attention.
+
+    torch's scaled_dot_product_attention has a scalar backward pass on processors: it takes half of a training
+    step of a small encoder in bfloat16 (torch 2.13: 2,900 tokens/s against 5,400 with plain matrix products).
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register(NAME, plain_attention)
+    AttentionMaskInterface.register(NAME, eager_mask)
+    backbone.set_attn_implementation(NAME)  # type: ignore[operator]
+
+
+def plain_attention(
+    module: nn.Module,
+    query_BHTd: torch.Tensor,
+    key_BHTd: torch.Tensor,
+    value_BHTd: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_options: object,
+) -> tuple[torch.Tensor, None]:
+    """Attend, with the signature that transformers calls.
+
+    Autocast is off inside: the inputs have its dtype already, and it would turn the softmax to float32 and back,
+    which costs more than both products. The softmax sums in float32 whatever its dtype.
+
+    Returns:
+        [B, T, H, d], and no weights.
+    """
+    groups = query_BHTd.shape[1] // key_BHTd.shape[1]
+    if groups > 1:
+        key_BHTd, value_BHTd = (x.repeat_interleave(groups, dim=1) for x in (key_BHTd, value_BHTd))
+    scale = query_BHTd.shape[-1] ** -0.5 if scaling is None else scaling
+    with torch.autocast(query_BHTd.device.type, enabled=False):
+        scores_BHTT = (query_BHTd * scale) @ key_BHTd.transpose(2, 3)
+        if attention_mask is not None:
+            scores_BHTT = scores_BHTT + attention_mask[..., : scores_BHTT.shape[-1]].to(scores_BHTT.dtype)
+        weights_BHTT = nn.functional.dropout(scores_BHTT.softmax(dim=-1), dropout, module.training)
+        return (weights_BHTT @ value_BHTd.to(weights_BHTT.dtype)).transpose(1, 2).contiguous(), None

@@ -1,0 +1,53 @@
+"""Why a training ended early, said to the user."""
+
+import numpy as np
+from ray.train import TrainingFailedError, WorkerGroupError
+
+from cluster.artifacts import Artifact
+from cluster.errors import UserError
+from models.errors import ModelError
+from pipelines.train.board import NonFiniteLoss
+from pipelines.train.tokens import TABLES
+
+SHOWN_QUERIES = 8
+
+
+def cause(error: TrainingFailedError) -> Exception:
+    """Return the error of ours that made the workers fail, if that is what it was, else ``error``."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else []
+    for failure in failures:
+        for candidate in (failure, getattr(failure, "_base_exc", None), getattr(failure, "cause", None)):
+            if isinstance(candidate, (UserError, ModelError)):
+                return candidate
+    return error
+
+
+def raise_failure(failure: NonFiniteLoss | Exception | None, data: Artifact) -> None:
+    """Raise what the ranks reported instead of a trained model, if they did.
+
+    Raises:
+        UserError: Loss or gradient is not finite; the queries of the batch are named.
+    """
+    if isinstance(failure, Exception):
+        raise failure
+    if failure is not None:
+        record = failure.record
+        ids = [query_id(data, query) for query in failure.queries[:SHOWN_QUERIES]]
+        more = len(failure.queries) - len(ids)
+        raise UserError(
+            "the loss or its gradient is not finite",
+            where=f"train, step {record.step}, queries {', '.join(ids)}"
+            + (f" and {more} more" if more else ""),
+            got=f"loss {record.loss}, gradient norm {record.gradient_norm}, learning rate {record.learning_rate:.2e}",
+            expected="finite numbers",
+            fix="lower train.learning_rate, raise train.temperature, or set train.dtype to float32",
+        )
+
+
+def query_id(data: Artifact, query: int) -> str:
+    """Return the id of the query with this ordinal."""
+    table, _ = TABLES["query"]
+    first_rows = data.first_rows(table)
+    shard = int(np.searchsorted(first_rows, query, side="right")) - 1
+    column = data.read_shard(table, shard, ["query_id"]).column("query_id")
+    return str(column[query - int(first_rows[shard])].as_py())

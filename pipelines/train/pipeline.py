@@ -1,0 +1,186 @@
+"""Planning and training as steps: the plan decides every batch, the training follows it on Ray Train."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+from cluster.artifacts import Artifact
+from pipelines.model import Model
+from pipelines.steps import Step, Work
+from pipelines.train.config import PLANNED, TrainConfig
+from pipelines.train.task import TrainTask, run_task
+
+if TYPE_CHECKING:
+    from cluster.session import Session
+
+PLAN_VERSION = 1
+STAGE_VERSION = 1
+MAX_FAILURES = 3
+"""Lost workers that one training survives."""
+POLL_S = 0.25
+
+
+def plan_step(data: Step, groups: Step, model: Model, config: TrainConfig) -> Step:
+    """Decide which query, positive and negatives form each global batch, and tokenise their texts once.
+
+    Returns:
+        A step whose artifact has the table `order` (schema PLAN_ORDER), sorted by step, and the files
+        `queries/*.npy` and `documents/*.npy`. It does not depend on the number of workers.
+    """
+    tokens = ("digest", "prompts", "max_query_tokens", "max_document_tokens")
+    return Step(
+        stage="plan",
+        label=groups.label,
+        stage_version=PLAN_VERSION,
+        identity={
+            "config": config.model_dump(mode="json", include=PLANNED),
+            "model": {name: model.identity[name] for name in tokens},
+        },
+        libraries=("numpy", "tokenizers", "transformers"),
+        inputs={"data": data, "groups": groups, **model.inputs},
+        run=partial(_plan, model=model, config=config),
+    )
+
+
+def train_step(plan: Step, model: Model, config: TrainConfig) -> Step:
+    """Fine-tune ``model`` in the order of ``plan``.
+
+    Returns:
+        A step whose artifact has the files `model/...`, a directory that sentence-transformers and transformers
+        load, with float32 weights, and the table `training_steps`.
+    """
+    # How often a checkpoint is written leaves the result as it is.
+    settings = config.model_dump(mode="json", exclude={"checkpoint_every_steps"})
+    return Step(
+        stage="train",
+        label=f"{model.label}-{plan.label}"[:80],
+        stage_version=STAGE_VERSION,
+        identity={"config": settings, "model": {**model.identity, "dtype": training_dtype(model, config)}},
+        libraries=("torch", "transformers", "deepspeed"),
+        inputs={"plan": plan, "data": plan.inputs["data"], **model.inputs},
+        run=partial(_train, model=model, config=config),
+    )
+
+
+def training_dtype(model: Model, config: TrainConfig) -> str:
+    """Return the dtype of matrix products: what the recipe says, else bfloat16 if the model runs in it."""
+    if config.dtype != "auto":
+        return config.dtype
+    # float16 would need its loss scaled; float32 is always right.
+    return model.dtype if model.dtype == "bfloat16" else "float32"
+
+
+def _plan(work: Work, model: Model, config: TrainConfig) -> Artifact:
+    from pipelines.train.planning import write_plan
+
+    data, groups = work.inputs["data"], work.inputs["groups"]
+    work.progress.total(groups.num_rows("groups"), "groups")
+    summary, counters = work.session.run_on(
+        "tokenize", write_plan, work.writer, data, groups, model.locate(work.inputs), config
+    )
+    return work.commit({"order": 1}, summary, counters)
+
+
+def _train(work: Work, model: Model, config: TrainConfig) -> Artifact:
+    work.session.start()
+    import ray
+
+    from pipelines.train.board import Board
+    from pipelines.train.failures import raise_failure
+
+    plan, data = work.inputs["plan"], work.inputs["data"]
+    located = replace(model.locate(work.inputs), dtype=training_dtype(model, config))
+    board = ray.remote(num_cpus=0)(Board).remote()
+    threads = work.session.num_threads("train")
+    task = TrainTask(plan, data, work.writer, located, config, threads, board)
+    num_steps = int(str(plan.manifest.summary["steps"]))
+    with _shown(board, num_steps, work):
+        _fit(task, work.session)
+    raise_failure(ray.get(board.failure.remote()), data)
+    steps = work.writer.finished("training_steps")[0]
+    summary = {"steps": steps.rows, "dtype": located.dtype, "device": located.device}
+    return work.commit({"training_steps": 1}, {**summary, "workers": num_workers(work.session)})
+
+
+def num_workers(session: "Session") -> int:
+    """Return the number of ranks: as the definition says, on the embedded cluster no more than fit."""
+    wanted = session.definition.role("train").workers or 1
+    most = wanted if isinstance(wanted, int) else wanted[1]
+    return min(most, session.pool("train")[1]) if session.definition.is_local else most
+
+
+def _fit(task: TrainTask, session: "Session") -> None:
+    import ray
+    from ray.exceptions import RayActorError
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from pipelines.train.failures import cause
+
+    asked, ranks = session.resources("train"), num_workers(session)
+    resources = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"], "memory": asked.get("memory", 0)}
+    trainer = TorchTrainer(
+        partial(run_task, task),
+        scaling_config=ScalingConfig(
+            num_workers=ranks,
+            use_gpu=asked["num_gpus"] > 0,
+            resources_per_worker={name: amount for name, amount in resources.items() if amount},
+            label_selector=asked.get("label_selector"),
+        ),
+        torch_config=TorchConfig(backend="nccl" if asked["num_gpus"] else "gloo"),
+        # Sharded checkpoints fit one number of ranks and one stage only: another combination starts afresh.
+        run_config=RunConfig(
+            name=f"ranks-{ranks}-zero-{task.config.zero_stage}",
+            storage_path=task.writer.scratch_uri,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    controllers: list[Any] = []
+    # Ray's own handler would turn Ctrl-C into an exit with status 0, and stay in place after the training.
+    trainer._register_sigint_handler = controllers.append
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise cause(error) from error
+    except KeyboardInterrupt:
+        for controller in controllers:
+            try:
+                ray.get(controller.abort.remote(), timeout=10)
+            except (RayActorError, ray.exceptions.GetTimeoutError):
+                # The controller ends itself once the workers are gone.
+                continue
+        raise
+
+
+@contextmanager
+def _shown(board: Any, num_steps: int, work: Work) -> Iterator[None]:
+    """Move the progress line on while the training runs in this thread."""
+    import ray
+
+    done = Event()
+
+    def follow() -> None:
+        shown = 0
+        while not done.wait(POLL_S):
+            record, tokens_per_s = ray.get(board.read.remote())
+            if record is not None and record.step + 1 != shown:
+                if not shown:
+                    work.progress.total(num_steps, "steps", done=record.step)
+                    shown = record.step
+                note = f"loss {record.loss:.4f}  {tokens_per_s:,.0f} tokens/s"
+                work.progress.advance(record.step + 1 - shown, note)
+                shown = record.step + 1
+
+    work.progress.total(num_steps, "steps")
+    work.progress.note("starting workers")
+    follower = Thread(target=follow, name="training-progress", daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        done.set()
+        follower.join(timeout=5)

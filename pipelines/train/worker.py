@@ -1,0 +1,94 @@
+"""The training loop of one rank, top to bottom.
+
+Shapes: b rows and n documents of this rank, N documents of the global batch, D dimensions.
+"""
+
+import math
+import time
+from dataclasses import replace
+
+import ray
+import torch
+from torch import distributed
+
+from models.losses import LOSSES
+from pipelines.train import checkpoints
+from pipelines.train.batches import Order, RankBatch, rank_batch
+from pipelines.train.board import NonFiniteLoss, StepRecord
+from pipelines.train.config import TrainConfig
+from pipelines.train.engine import Trainable, make_trainable
+from pipelines.train.export import export
+from pipelines.train.gather import add_up, gather
+from pipelines.train.schedule import learning_rate
+from pipelines.train.task import TrainTask
+from pipelines.train.tokens import TokenStore
+
+
+def train_worker(task: TrainTask) -> None:
+    """Train on one rank, from the last checkpoint if there is one, and export the result."""
+    torch.set_num_threads(task.num_threads)
+    config = task.config
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    order = Order.from_table(task.plan.read("order"))
+    queries, documents = (TokenStore.load(task.plan.directory(kind)) for kind in ("queries", "documents"))
+    encoder = replace(task.model, dtype="float32").encoder()
+    trainable = make_trainable(encoder, config, task.model.dtype)
+    history = checkpoints.load(trainable.engine)
+    for step in range(len(history), order.num_steps):
+        started = time.monotonic()
+        batch = rank_batch(order, step, rank, world, queries, documents)
+        rate = learning_rate(step, order.num_steps, config.learning_rate, config.warmup_ratio)
+        record = take_step(trainable, batch, step, rate, config)
+        history.append(record)
+        failure = None if record.is_finite else NonFiniteLoss(record, batch.queries.tolist())
+        if rank == 0:
+            # Waited for only where the driver must have it before this process ends.
+            posted = task.board.post.remote(record, time.monotonic() - started, failure)
+            if failure:
+                ray.get(posted)
+        if failure:
+            return
+        if (step + 1) % config.checkpoint_every_steps == 0 or step + 1 == order.num_steps:
+            checkpoints.save(trainable.engine, history)
+    export(trainable, history, task)
+
+
+def take_step(
+    trainable: Trainable, batch: RankBatch, step: int, rate: float, config: TrainConfig
+) -> StepRecord:
+    """Compute one global batch together with the other ranks and update the weights.
+
+    A rank's loss is the sum over its own rows, divided by the rows of the GLOBAL batch; DeepSpeed averages
+    gradients over the ranks, so it is multiplied by their number, and N ranks have the gradient of one.
+
+    Returns:
+        The same record on every rank. If the loss is not finite, the weights are left as they were.
+    """
+    engine, world = trainable.engine, distributed.get_world_size()
+    seed_dropout(config, step)
+    q_bD, *own_nD = engine(batch.inputs)
+    doc_ND = gather(torch.cat(own_nD))
+    loss = LOSSES[config.loss.name](
+        q_bD,
+        doc_ND,
+        batch.positive_b.to(doc_ND.device),
+        batch.mask_bN.to(doc_ND.device),
+        batch.weights_b.to(doc_ND.device),
+        temperature=config.temperature,
+        normalizer=batch.num_rows,
+        **config.loss.model_dump(exclude={"name"}),
+    )
+    mean = add_up(loss).item()
+    if not math.isfinite(mean):
+        return StepRecord(step, mean, rate, math.nan, batch.num_tokens)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    engine.backward(loss * world)
+    engine.step()
+    return StepRecord(step, mean, rate, float(engine.get_global_grad_norm()), batch.num_tokens)
+
+
+def seed_dropout(config: TrainConfig, step: int) -> None:
+    """Seed torch's global generator, the only one that dropout draws from, for this step and rank."""
+    if config.dropout:
+        torch.manual_seed(hash((config.seed, step, distributed.get_rank())))

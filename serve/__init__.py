@@ -1,0 +1,1 @@
+"""Online serving of a release on Ray Serve."""

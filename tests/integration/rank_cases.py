@@ -1,0 +1,171 @@
+"""One rank of test_train_ranks.py: trains a tiny encoder in every case and writes what came of it.
+
+python tests/integration/rank_cases.py RANK WORLD FOLDER
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import distributed
+from transformers import BertConfig, BertModel
+
+from models.encoder import Encoder
+from models.tokenization import Tokens
+from pipelines.train import checkpoints
+from pipelines.train.batches import Order, rank_batch
+from pipelines.train.config import TrainConfig
+from pipelines.train.engine import make_trainable, whole_weights
+from pipelines.train.gather import gather
+from pipelines.train.plan import Row, mask_collisions
+from pipelines.train.planning import order_table
+from pipelines.train.tokens import TokenStore
+from pipelines.train.worker import take_step
+
+CASES = {
+    "zero-1": {"zero_stage": 1},
+    "zero-2": {"zero_stage": 2},
+    "zero-3": {"zero_stage": 3},
+    "zero-1 margin checkpointing": {
+        "zero_stage": 1, "loss": {"false_negative_margin": 0.001}, "gradient_checkpointing": True,
+    },
+}  # fmt: skip
+RATE = 1e-3
+
+
+def tiny_encoder():
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64, attn_implementation="sdpa", initializer_range=0.3,
+    )  # fmt: skip
+    return Encoder(BertModel(config, add_pooling_layer=False), "mean")
+
+
+def texts(ordinals, seed):
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(3, 30, size=len(ordinals))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = generator.integers(1, 50, size=offsets[-1]).astype(np.int32)
+    tokens = Tokens(ids, offsets, (np.arange(len(ordinals)) % 2).astype(np.int32))
+    return TokenStore(np.asarray(ordinals), tokens)
+
+
+def small_plan():
+    """Three batches: whole; ragged, with missing negatives; one row, fewer than there are ranks."""
+    known = {query: frozenset({100 + query}) for query in range(20)}
+    known[2] = frozenset({102, 103})
+    batches = [
+        [Row(query, 100 + query, (120 + query, 130 + query % 3)) for query in range(8)],
+        [Row(8, 108, ()), Row(9, 109, (121,)), Row(2, 102, (131, 132)), Row(3, 103, (133,)), Row(10, 110, ())],
+        [Row(11, 111, (122,))],
+    ]
+    batches = [mask_collisions(batch, known) for batch in batches]
+    return Order.from_table(order_table(batches)), texts(range(20), 1), texts(range(100, 150), 2)
+
+
+def train(case, plan, resume_at=None):
+    """Return weights and records after three steps."""
+    order, queries, documents = plan
+    config = TrainConfig(**CASES[case], temperature=0.2, learning_rate=RATE)
+    trainable, history = make_trainable(tiny_encoder(), config, "float32"), []
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    for step in range(order.num_steps):
+        if step == resume_at:
+            with tempfile.TemporaryDirectory() as own:
+                folders = [None] * world
+                distributed.all_gather_object(folders, own)
+                # What Ray Train does: every rank reports a folder, and the files of all are put together.
+                checkpoints.write(trainable.engine, history, Path(folders[0] if rank % 2 else own))
+                distributed.barrier()
+                merge(folders, rank)
+                trainable = make_trainable(tiny_encoder(), config, "float32")
+                history = checkpoints.read(trainable.engine, Path(folders[0]))
+                distributed.barrier()
+        batch = rank_batch(order, step, rank, world, queries, documents)
+        history.append(take_step(trainable, batch, step, RATE, config))
+    return whole_weights(trainable), history
+
+
+def merge(folders, rank):
+    if rank == 0:
+        for folder in folders[1:]:
+            for path in Path(folder).rglob("*.pt"):
+                target = Path(folders[0]) / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+    distributed.barrier()
+
+
+def reference(plan):
+    """The same three steps in plain torch: one process, no DeepSpeed, text by text, loop by loop."""
+    order, queries, documents = plan
+    encoder = tiny_encoder().train()
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    matrices = [p for p in encoder.parameters() if p.ndim >= 2]
+    others = [p for p in encoder.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}], lr=RATE
+    )
+    losses, norms = [], []
+
+    def embed(store, ordinal):
+        return encoder(*store.tokens.take(store.rows(np.asarray([ordinal]))).pad(1))[0]
+
+    for step in range(order.num_steps):
+        rows = range(order.first_rows[step], order.first_rows[step + 1])
+        negatives = [order.negatives[row].as_py() for row in rows]
+        present = sorted({*order.positives[list(rows)].tolist(), *(n for some in negatives for n in some)})
+        embedded = {document: embed(documents, document) for document in present}
+        total = 0.0
+        for row in rows:
+            query, own = embed(queries, order.queries[row]), int(order.positives[row])
+            terms = [query @ embedded[d] / 0.2 for d in present if d == own or d not in order.masked[row].as_py()]
+            total = total + torch.logsumexp(torch.stack(terms), 0) - query @ embedded[own] / 0.2
+        loss = total / len(rows)
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0).item())
+        optimizer.step()
+        losses.append(loss.item())
+    return {name: p.detach() for name, p in encoder.named_parameters()}, losses, norms
+
+
+def gathered_gradient():
+    """Gradient of one rank's rows where every rank weighs the gathered rows differently."""
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    own_nD = torch.full((2, 3), float(rank), requires_grad=True)
+    all_ND = gather(own_nD)
+    assert torch.equal(all_ND.detach(), torch.arange(world).repeat_interleave(2)[:, None].expand(-1, 3).float())
+    ((all_ND**2).sum() * (rank + 1)).backward()
+    expected = 2.0 * rank * sum(range(1, world + 1))
+    assert torch.equal(own_nD.grad, torch.full((2, 3), expected))
+
+
+def main():
+    rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    gathered_gradient()
+    plan = small_plan()
+    results = {}
+    for case in CASES:
+        weights, history = train(case, plan)
+        results[case] = weights, [r.loss for r in history], [r.gradient_norm for r in history]
+        if world == 2:
+            results[f"{case} resumed"] = *train(case, plan, resume_at=2), None
+            results[f"{case} again"] = *train(case, plan), None
+    if world == 1:
+        results["reference"] = reference(plan)
+    if rank == 0:
+        torch.save(results, folder / "results.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

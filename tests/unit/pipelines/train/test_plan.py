@@ -1,0 +1,109 @@
+"""The plan: no collisions, nothing lost, and the same for everyone."""
+
+import time
+from collections import Counter
+
+import pytest
+
+from cluster.errors import UserError
+from pipelines.train.plan import Group, Row, draw_rows, form_batches, make_groups, mask_collisions, plan_order
+
+SETTINGS = {"epochs": 3, "batch_size": 8, "num_negatives": 2, "seed": 5}
+
+
+def make_data(num_queries=50, num_positives=2, num_negatives=3):
+    groups, known = [], {}
+    for query in range(num_queries):
+        own = tuple(100 + query * num_positives + i for i in range(num_positives))
+        other = tuple(100 + (query + 1 + i) % num_queries * num_positives for i in range(num_negatives))
+        groups.append(Group(query, own, other))
+        known[query] = frozenset(own)
+    return groups, known
+
+
+def test_every_group_is_used_once_an_epoch():
+    groups, known = make_data()
+    batches = plan_order(groups, known, **SETTINGS)
+    assert [len(batch) for batch in batches] == ([8] * 6 + [2]) * 3
+    for epoch in range(3):
+        rows = [row for batch in batches[epoch * 7 : epoch * 7 + 7] for row in batch]
+        assert sorted(row.query for row in rows) == list(range(50))
+
+
+def test_no_known_positive_of_another_query_is_in_the_batch():
+    groups, known = make_data(num_queries=200)
+    for batch in plan_order(groups, known, **{**SETTINGS, "epochs": 1})[:-3]:
+        documents = {document for row in batch for document in row.documents}
+        for row in batch:
+            assert known[row.query] & documents == {row.positive}
+            assert row.masked == ()
+        assert len({row.query for row in batch}) == len(batch)
+
+
+def test_what_cannot_be_kept_apart_is_masked():
+    groups = [Group(query, (100 + query % 2,), ()) for query in range(12)]
+    known = {query: frozenset({100 + query % 2}) for query in range(12)}
+    known[0] = frozenset({100, 101})
+    batches = list(form_batches([Row(g.query, g.positives[0], ()) for g in groups], known, 6))
+    assert [len(batch) for batch in batches] == [6, 6]
+    assert sorted(row.query for batch in batches for row in batch) == list(range(12))
+    masked = {row.query: row.masked for batch in batches for row in batch}
+    assert masked[0] == (101,) and masked[1] == ()
+
+
+def test_a_row_that_collides_waits_at_the_front():
+    known = {0: frozenset({7}), 1: frozenset({7, 8}), 2: frozenset({9}), 3: frozenset({6})}
+    rows = [Row(0, 7, ()), Row(1, 8, ()), Row(2, 9, ()), Row(3, 6, ())]
+    assert [[row.query for row in batch] for batch in form_batches(rows, known, 2)] == [[0, 2], [1, 3]]
+
+
+def test_a_negative_that_is_known_positive_of_another_row_collides():
+    known = {0: frozenset({7}), 1: frozenset({8}), 2: frozenset({9})}
+    rows = [Row(0, 7, (8,)), Row(1, 8, ()), Row(2, 9, ())]
+    assert [[row.query for row in batch] for batch in form_batches(rows, known, 2)] == [[0, 2], [1]]
+
+
+def test_positives_and_negatives_are_taken_in_turn():
+    groups = [Group(0, (1, 2, 3), (10, 11, 12, 13)), Group(1, (4,), (10,))]
+    drawn = [{row.query: row for row in draw_rows(groups, epoch, 2, seed=1)} for epoch in range(6)]
+    assert Counter(rows[0].positive for rows in drawn) == {1: 2, 2: 2, 3: 2}
+    assert Counter(n for rows in drawn[:4] for n in rows[0].negatives) == {10: 2, 11: 2, 12: 2, 13: 2}
+    assert {rows[1].negatives for rows in drawn} == {(10,)}
+
+
+def test_the_seed_alone_decides():
+    groups, known = make_data()
+    again = plan_order(groups, known, **SETTINGS)
+    assert plan_order(groups, known, **SETTINGS) == again
+    assert plan_order(groups, known, **{**SETTINGS, "seed": 6}) != again
+    assert again[:7] != again[7:14]
+
+
+def test_groups_are_cleaned_and_everything_left_out_is_counted():
+    known = {0: frozenset({1, 5}), 3: frozenset()}
+    groups, counters = make_groups([3, 0], [[], [1, 1]], [[2], [5, 6, 6, 7]], known)
+    assert groups == [Group(0, (1,), (6, 7))]
+    assert counters == {
+        "groups_without_positive": 1, "negatives_known_positive": 1, "negatives_repeated": 1,
+    }  # fmt: skip
+
+
+def test_refuses_more_negatives_than_were_mined():
+    groups, known = make_data(num_negatives=3)
+    with pytest.raises(UserError, match=r"lower train.num_negatives to 3"):
+        plan_order(groups, known, **{**SETTINGS, "num_negatives": 4})
+    with pytest.raises(UserError, match="nothing to train on"):
+        plan_order([], {}, **SETTINGS)
+
+
+def test_the_mask_leaves_the_own_positive_alone():
+    rows = mask_collisions([Row(0, 1, (2,)), Row(1, 3, ())], {0: frozenset({1, 3}), 1: frozenset({3})})
+    assert [row.masked for row in rows] == [(3,), ()]
+
+
+def test_time_grows_with_the_rows_alone_even_where_all_collide():
+    known = {query: frozenset({query % 5}) for query in range(20_000)}
+    rows = [Row(query, query % 5, ()) for query in range(20_000)]
+    started = time.monotonic()
+    assert sum(len(batch) for batch in form_batches(rows, known, 64)) == 20_000
+    assert time.monotonic() - started < 5
