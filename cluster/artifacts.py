@@ -7,8 +7,8 @@ exists without a manifest.
 
 from collections.abc import Iterable
 
-from cluster.errors import UserError
 from cluster.committed import Artifact, find_committed
+from cluster.errors import UserError
 from cluster.manifest import Manifest, Shard, StoredFile, TableManifest, fingerprint
 from cluster.storage import open_storage
 from cluster.writer import ArtifactWriter

@@ -80,7 +80,6 @@ class Session:
             self._join()
         self.started = True
         atexit.register(self.stop)
-        self._quieten_data()
 
     def stop(self) -> None:
         """End the session and all its processes; without a start it does nothing."""
@@ -224,13 +223,14 @@ class Session:
                 self._handlers[number] = signal.SIG_DFL if number == signal.SIGTERM else before
                 signal.signal(number, _leave)
 
-    def _quieten_data(self) -> None:
-        if self.quiet and "ray.data" in sys.modules:
-            from ray.data import DataContext
+    def prepare_data(self) -> None:
+        """Start the cluster if need be and set Ray Data up: silent, as stages draw progress of their own."""
+        self.start()
+        from ray.data import DataContext
 
-            context = DataContext.get_current()
-            context.enable_progress_bars = False
-            context.use_datasource_v2 = False
+        DataContext.get_current().enable_progress_bars = not self.quiet
+        if self.quiet:
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def _read_environment_again(loopback: bool) -> None:

@@ -119,11 +119,12 @@ def load_encoder(
                 fix="check that all of its files are here",
             ) from error
     missing = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))
-    if missing or loading["mismatched_keys"]:
+    misfits = sorted(str(key[0]) for key in loading["mismatched_keys"])
+    if missing or misfits:
         raise ModelError(
             "the weights do not fit the config",
             str(directory),
-            got=f"{len(missing)} missing, {len(loading['mismatched_keys'])} misfits: {', '.join(missing[:3])}",
+            got=f"{len(missing)} absent, {len(misfits)} misshapen: {', '.join((missing + misfits)[:4])}",
             expected="a weight for every parameter",
             fix="copy config.json and the weights from one and the same model",
         )

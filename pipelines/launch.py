@@ -12,7 +12,7 @@ from cluster.session import Session
 from pipelines import show
 from pipelines.execute import Done, execute, survey
 from pipelines.progress import Progress
-from pipelines.recipe import Recipe, load_recipe
+from pipelines.recipe import load_recipe
 from pipelines.release import create_release
 from pipelines.run import TARGETS, plan
 
@@ -56,7 +56,7 @@ def launch(
         )
         try:
             done = execute(steps, TARGETS[target], store, session, Progress(console), run)
-            _conclude(console, target, recipe, run, done, store)
+            _conclude(console, target, run, done, store)
         except KeyboardInterrupt:
             run.finish("interrupted")
             console.print(
@@ -70,10 +70,10 @@ def launch(
 
 
 def _conclude(
-    console: Console, target: str, recipe: Recipe, run: Run, done: Mapping[str, Done], store: ArtifactStore
+    console: Console, target: str, run: Run, done: Mapping[str, Done], store: ArtifactStore
 ) -> None:
     if "data" in done and done["data"].artifact:
-        show.quarantined(console, done["data"].artifact)
+        show.ingested(console, done["data"].artifact)
     if "groups" in done and done["groups"].artifact:
         show.mined(console, done["groups"].artifact)
     show.stages(console, list(done.values()))

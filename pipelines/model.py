@@ -1,7 +1,7 @@
 """An embedding model as a recipe names it and as a step sees it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -153,7 +153,7 @@ class Model:
         return {
             "digest": self.digest,
             "pooling": self.pooling,
-            "prompts": {"query": self.prompts.query, "document": self.prompts.document},
+            "prompts": asdict(self.prompts),
             "max_query_tokens": self.config.max_query_tokens,
             "max_document_tokens": self.config.max_document_tokens,
             "dtype": self.dtype,

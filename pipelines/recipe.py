@@ -1,6 +1,6 @@
 """A run as one frozen object: what a YAML file under recipes/ says, checked before anything starts."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -71,7 +71,7 @@ class Recipe(BaseModel):
         return self
 
 
-def load_recipe(name_or_path: str, overrides: Mapping[str, str] | list[str] | None = None) -> Recipe:
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe.
 
     Args:
@@ -87,4 +87,17 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, str] | list[str] | No
     if not path.is_file():
         shipped = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
         raise UserError("no such recipe", got=name_or_path, expected=f"a YAML file, or one of: {shipped}")
-    return load_yaml_model(path, Recipe, overrides or [])
+    return _anchored(load_yaml_model(path, Recipe, overrides), path.resolve().parent, overrides)
+
+
+def _anchored(recipe: Recipe, folder: Path, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe with the data's paths absolute: a file's count from the file, a setting's from here."""
+    path = getattr(recipe.data, "path", None)
+    if path is None:
+        return recipe
+    anchor = Path.cwd() if any(setting.startswith("data.path") for setting in overrides) else folder
+    if isinstance(path, str):
+        absolute: object = str(anchor / Path(path).expanduser())
+    else:
+        absolute = path.anchored(anchor)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": absolute})})

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from cluster import releases
 from cluster.artifacts import Artifact, ArtifactStore
 from cluster.definition import load_definition
@@ -30,7 +32,7 @@ def create_release(store: ArtifactStore, run: Run) -> ReleaseRecord:
     return releases.create(store, recipe.name, run.id, artifacts, manifest)
 
 
-def _manifest(model: Path, index: Artifact, recipe: Recipe, run: Run) -> dict[str, object]:
+def _manifest(model: Path, index: Artifact, recipe: Recipe, run: Run) -> dict[str, JsonValue]:
     from models.layout import describe_model, model_digest, tokenizer_digest
     from models.release import IndexEntry, ReleaseManifest
 

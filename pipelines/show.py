@@ -11,6 +11,8 @@ from cluster.artifacts import Artifact
 from pipelines.execute import Done
 from pipelines.steps import Step
 
+LABELS = {"ndcg": "nDCG", "mrr": "MRR", "recall": "recall"}
+
 
 def survey(console: Console, steps: Mapping[str, Step], states: Mapping[str, str]) -> None:
     """Print what a run would do with every step."""
@@ -20,11 +22,19 @@ def survey(console: Console, steps: Mapping[str, Step], states: Mapping[str, str
     console.print(table)
 
 
-def quarantined(console: Console, data: Artifact) -> None:
-    """Print how many rows of the input were set aside, and why."""
+def ingested(console: Console, data: Artifact) -> None:
+    """Print what was read, what was set aside and why, and what the user should know of the splits."""
+    summary = data.manifest.summary
+    splits = ", ".join(f"{name} {split['queries']:,}" for name, split in summary["splits"].items())  # type: ignore[index, union-attr, call-overload]
+    console.print(
+        f"\n[bold]Data[/]  {summary['documents']:,} documents, {summary['queries']:,} queries ({splits})",
+        highlight=False,
+    )
     reasons = {reason: count for reason, count in data.manifest.counters.items() if count}
     if reasons:
-        console.print("\n[bold]Set aside at ingest[/]  " + _counts(reasons), highlight=False)
+        console.print("[bold]Set aside[/]  " + _counts(reasons), highlight=False)
+    for note in summary.get("notes", []):  # type: ignore[union-attr]
+        console.print(f"[yellow]note[/]  {escape(str(note))}", highlight=False)
 
 
 def mined(console: Console, groups: Artifact) -> None:
@@ -36,14 +46,14 @@ def mined(console: Console, groups: Artifact) -> None:
 
 def _example(console: Console, example: Mapping[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, justify="right")
+    table.add_column(no_wrap=True, width=24)
+    table.add_column(no_wrap=True, justify="right", width=5)
     table.add_column(overflow="ellipsis", no_wrap=True)
     table.add_row("[bold]query[/]", "", escape(_line(example["query"])))
     for name, style, label in (
         ("positive", "green", "positive"),
-        ("rejected", "yellow", "rejected as false negative"),
-        ("chosen", "cyan", "kept as hard negative"),
+        ("rejected", "yellow", "rejected: false negative"),
+        ("chosen", "cyan", "kept: hard negative"),
     ):
         document = example[name]
         text = f"{document['doc_id']}: {_line(document['text'])}"
@@ -77,26 +87,20 @@ def metrics(console: Console, artifact: Artifact) -> None:
     rows = artifact.read("metrics").to_pylist()
     names = list(dict.fromkeys((row["metric"], row["k"]) for row in rows))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(f"{rows[0]['dataset']}, {rows[0]['split']}")
+    table.add_column("")
     for metric, k in names:
-        table.add_column(f"{metric}@{k}", justify="right")
+        table.add_column(f"{LABELS[metric]}@{k}", justify="right")
     for run in dict.fromkeys(row["run"] for row in rows):
-        cells = []
-        for metric, k in names:
-            row = next(row for row in rows if (row["run"], row["metric"], row["k"]) == (run, metric, k))
-            cells.append(_value(row, run.startswith("tuned -")))
-        table.add_row(run, *cells)
-    summary = artifact.manifest.summary
-    console.print(
-        f"\n[bold]Held-out queries[/]  {summary['num_queries']:,} queries, 95% intervals", highlight=False
-    )
+        of_run = {(row["metric"], row["k"]): row for row in rows if row["run"] == run}
+        if " - " not in run:
+            table.add_row(run, *(f"{of_run[name]['value']:.3f}" for name in names))
+            continue
+        table.add_row(run, *(f"{of_run[name]['value']:+.3f}" for name in names), style="bold")
+        bounds = (f"{of_run[name]['ci_low']:+.3f} {of_run[name]['ci_high']:+.3f}" for name in names)
+        table.add_row("95% interval", *bounds, style="dim")
+    asked = f"{artifact.manifest.summary['num_queries']:,} queries"
+    console.print(f"\n[bold]{rows[0]['dataset']}, {rows[0]['split']}[/]  {asked}", highlight=False)
     console.print(table)
-
-
-def _value(row: Mapping[str, Any], difference: bool) -> str:
-    if difference:
-        return f"{row['value']:+.3f} [dim]({row['ci_low']:+.3f} {row['ci_high']:+.3f})[/]"
-    return f"{row['value']:.3f}"
 
 
 def next_commands(console: Console, release: str) -> None:

@@ -6,22 +6,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+    from cluster.session import Session
+
 WAVE_SHARDS = 4096
 """Rows handed to one Ray Data execution, so that the driver's memory does not grow with the corpus."""
 
 
 def run_waves(
-    descriptors: Sequence[dict[str, Any]], build: "Callable[[Dataset], Dataset]"
+    session: "Session", descriptors: Sequence[dict[str, Any]], build: "Callable[[Dataset], Dataset]"
 ) -> Iterator[dict[str, Any]]:
     """Run ``build`` over the descriptors and yield one small receipt row for every shard written.
 
     Args:
+        session: The cluster, started here if it is not yet.
         descriptors: One dict of plain values a shard that is still missing.
         build: Takes a dataset of one descriptor a row and a block, returns a dataset of receipts.
 
     Yields:
         The receipt rows, in the order in which shards are finished.
     """
+    if descriptors:
+        session.prepare_data()
     import ray.data
 
     for start in range(0, len(descriptors), WAVE_SHARDS):

@@ -39,7 +39,7 @@ class _Job:
     tokens: Tokens
     answer: "asyncio.Future[np.ndarray]"
     rows_left: int
-    out_ND: np.ndarray | None = None  # noqa: N815
+    out_ND: np.ndarray | None = None
 
 
 @dataclass(order=True)

@@ -6,6 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+# What OpenAI's endpoint takes in one request.
+OPENAI_REQUEST_TOKENS = 300_000
+
 
 class ServeConfig(BaseModel):
     """How a release is served; the hardware is the business of the cluster definition's ``serve`` role."""
@@ -34,8 +37,8 @@ class ServeConfig(BaseModel):
     max_queued_tokens: int = Field(300_000, ge=1)
     """Most tokens that one replica may owe an answer for; beyond it requests are refused with 429."""
 
-    max_request_tokens: int = Field(300_000, ge=1)
-    """Most tokens of one request."""
+    max_request_tokens: int | None = Field(None, ge=1)
+    """Most tokens of one request; null: as many as the queue holds, but no more than 300,000."""
 
     max_inputs: int = Field(2_048, ge=1)
     """Most texts of one request."""
@@ -53,12 +56,17 @@ class ServeConfig(BaseModel):
                 f"host {self.host} with keys_file null would let anybody on the network use the model; make "
                 "a key with `stope serve key` and set keys_file, or set host to 127.0.0.1"
             )
-        if self.max_request_tokens > self.max_queued_tokens:
+        if self.max_request_tokens is not None and self.max_request_tokens > self.max_queued_tokens:
             raise ValueError(
                 f"max_request_tokens {self.max_request_tokens} is above max_queued_tokens "
                 f"{self.max_queued_tokens}: such a request could never be admitted; raise max_queued_tokens"
             )
         return self
+
+    @property
+    def request_token_limit(self) -> int:
+        """Most tokens of one request, resolved."""
+        return self.max_request_tokens or min(self.max_queued_tokens, OPENAI_REQUEST_TOKENS)
 
     @property
     def is_loopback(self) -> bool:

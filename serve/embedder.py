@@ -22,7 +22,7 @@ _CHARACTERS_PER_TOKEN = 4
 class Embedded:
     """Embeddings float32 [N, D] of one request, and how many tokens they took."""
 
-    embeddings_ND: np.ndarray  # noqa: N815
+    embeddings_ND: np.ndarray
     num_tokens: int
 
 

@@ -60,7 +60,7 @@ def load_keys(path: Path) -> tuple[str, ...]:
     """
     digests = _read(path)
     if not digests:
-        raise UserError("no API key in this file", str(path), fix=f"stope serve key {path} --name NAME")
+        raise UserError("no API key in this file", str(path), fix=f"stope serve key NAME --keys-file {path}")
     return tuple(digests.values())
 
 
@@ -85,7 +85,7 @@ def _digest(key: str) -> str:
 
 def _read(path: Path) -> dict[str, str]:
     if not path.is_file():
-        raise UserError("no such keys file", str(path), fix=f"stope serve key {path} --name NAME")
+        raise UserError("no such keys file", str(path), fix=f"stope serve key NAME --keys-file {path}")
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
         raise UserError(

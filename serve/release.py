@@ -101,7 +101,7 @@ class ServedRelease:
             tokenizer,
             config.token_budget or _TOKEN_BUDGETS[device.split(":")[0]],
             config.max_queued_tokens,
-            config.max_request_tokens,
+            config.request_token_limit,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="search")
 

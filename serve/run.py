@@ -123,8 +123,8 @@ def _stop(session: Session, keep: bool) -> None:
         if keep or not session.definition.is_local:
             ray.serve.shutdown()
         elif _APPLICATION in ray.serve.status().applications:
-            # Lets requests in flight end; the session takes the rest down. A shutdown of Serve would leave an alarm
-            # about its own controller on the terminal.
+            # Lets requests in flight end; the session takes the rest down. A shutdown of Serve would leave an
+            # alarm about its own controller on the terminal.
             ray.serve.delete(_APPLICATION)
     finally:
         if not keep:

@@ -35,7 +35,7 @@ class Documents:
         ModelError: An embedding holds a value that is not finite.
     """
 
-    doc_ND: np.ndarray  # noqa: N815 (shape suffix)
+    doc_ND: np.ndarray
     first_document: int = 0
     device: str = "cpu"
     document_block: int = _DOCUMENT_BLOCK
@@ -50,7 +50,7 @@ class Documents:
         return len(self.doc_ND)
 
     @cached_property
-    def tensor_ND(self) -> torch.Tensor:  # noqa: N802 (shape suffix)
+    def tensor_ND(self) -> torch.Tensor:
         """The embeddings on the device."""
         return _tensor(self.doc_ND).to(self.device)
 

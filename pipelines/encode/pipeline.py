@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.artifacts import Artifact, ArtifactWriter
+from models.prompts import Kind
 from pipelines import schemas
 from pipelines.encode.config import EncodeConfig
 from pipelines.model import LocatedModel, Model
@@ -43,7 +44,7 @@ def encode_step(data: Step, model: Model, splits: Sequence[str], config: EncodeC
 
 def _run(work: Work, model: Model, splits: tuple[str, ...], config: EncodeConfig) -> Artifact:
     data = work.inputs["data"]
-    missing = [
+    missing: list[dict[str, Any]] = [
         {"table": table, "index": index, "rows": data.manifest.tables[table].shards[index].rows}
         for table in TABLES
         for index in work.writer.missing(table, data.num_shards(table))
@@ -51,10 +52,9 @@ def _run(work: Work, model: Model, splits: tuple[str, ...], config: EncodeConfig
     total = sum(data.num_rows(table) for table in TABLES)
     work.progress.total(total, "texts", done=total - sum(shard["rows"] for shard in missing))
     if missing:
-        work.session.start()
         reader = partial(read_and_tokenize, data=data, splits=splits, model=model.locate(work.inputs))
         build = partial(_graph, work=work, reader=reader, model=model.locate(work.inputs), config=config)
-        for receipt in run_waves(missing, build):
+        for receipt in run_waves(work.session, missing, build):
             work.progress.advance(receipt["rows_read"])
     shards = [shard for table in TABLES for shard in work.writer.finished(table).values()]
     tokens, seconds = (sum(s.counters.get("tokens", 0) for s in shards), sum(s.seconds for s in shards))
@@ -97,9 +97,9 @@ def read_and_tokenize(
 ) -> dict[str, Any]:
     """Read one shard of texts, queries of ``splits`` only, and return their ordinals and token ids."""
     table, index = row["table"], row["index"]
-    ordinal, kind = ("doc", "document") if table == "documents" else ("query", "query")
-    columns = [ordinal, "title", "text"] if kind == "document" else [ordinal, "text"]
-    shard = data.read_shard(table, index, columns=columns)
+    kind: Kind = "document" if table == "documents" else "query"
+    ordinal, columns = ("doc", ["title"]) if kind == "document" else ("query", [])
+    shard = data.read_shard(table, index, columns=[ordinal, *columns, "text"])
     if kind == "query":
         qrels = data.read("qrels", columns=["query", "split"])
         wanted = qrels.filter(pc.is_in(qrels.column("split"), pa.array(splits))).column("query").unique()

@@ -41,13 +41,13 @@ def _run(work: Work, dtype: str, config: IndexConfig) -> Artifact:
     work.progress.total(num_shards, "shards")
     with TemporaryDirectory(prefix="stope-index-") as folder:
         index_file, documents_file = Path(folder) / "index.faiss", Path(folder) / "documents.parquet"
-        index = None
+        dimension = int(embeddings.manifest.summary["dimension"])  # type: ignore[arg-type]
+        index = build_index(dimension)
         schema = data.read_shard("documents", 0, columns=SHOWN_COLUMNS).schema.remove_metadata()
         with pq.ParquetWriter(documents_file, schema, compression="zstd") as documents:
             for shard in range(num_shards):
                 column = embeddings.read_shard("documents", shard).column("embedding").combine_chunks()
-                index = index or build_index(column.type.list_size)
-                add_embeddings(index, column.values.to_numpy().reshape(-1, column.type.list_size))
+                add_embeddings(index, column.values.to_numpy().reshape(-1, dimension))
                 rows = data.read_shard("documents", shard, columns=SHOWN_COLUMNS)
                 documents.write_table(pa.Table.from_batches(rows.to_batches(), schema=schema))
                 work.progress.advance()

@@ -1,6 +1,7 @@
 """Where the data comes from and how much of it is used."""
 
 from math import isclose
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -82,6 +83,14 @@ class BeirFiles(_Config):
     """Path of the queries, .jsonl or .parquet: _id, text."""
     qrels: dict[Split, str] = Field(min_length=1)
     """Path of the judgments of each split, .tsv or .parquet: query-id, corpus-id, score."""
+
+    def anchored(self, folder: Path) -> "BeirFiles":
+        """Return the same files with paths that count from ``folder``."""
+        return BeirFiles(
+            corpus=str(folder / self.corpus),
+            queries=str(folder / self.queries),
+            qrels={split: str(folder / path) for split, path in self.qrels.items()},
+        )
 
 
 class BeirConfig(_Source):

@@ -39,7 +39,7 @@ def search_step(data: Step, embeddings: Step, split: str, config: SearchConfig) 
 def _run(work: Work, split: str, config: SearchConfig) -> Artifact:
     data, embeddings, writer = work.inputs["data"], work.inputs["embeddings"], work.writer
     document_rows, query_rows = (np.diff(embeddings.first_rows(table)) for table in ("documents", "queries"))
-    dimension = embeddings.read_shard("documents", 0).schema.field("embedding").type.list_size
+    dimension = int(embeddings.manifest.summary["dimension"])  # type: ignore[arg-type]
     group_rows = config.group_mb * 2**20 // (4 * dimension)
     grid = plan_grid(document_rows, query_rows, group_rows, config.range_queries)
     merges = writer.missing("candidates", len(grid.query_ranges))
@@ -53,8 +53,7 @@ def _run(work: Work, split: str, config: SearchConfig) -> Artifact:
     work.progress.total(grid.num_tiles + len(grid.query_ranges), "tiles", done=grid.num_tiles - len(tiles))
     task = {"data": data, "embeddings": embeddings, "split": split, "grid": grid, "config": config}
     if merges:
-        work.session.start()
-        for _ in run_waves(tiles, partial(_search_graph, work=work, task=task)):
+        for _ in run_waves(work.session, tiles, partial(_search_graph, work=work, task=task)):
             work.progress.advance()
         finished = writer.finished("tiles")
         groups = range(len(grid.document_groups))
@@ -65,7 +64,7 @@ def _run(work: Work, split: str, config: SearchConfig) -> Artifact:
             }
             for index in merges
         ]
-        for _ in run_waves(ranges, partial(_merge_graph, work=work, task=task)):
+        for _ in run_waves(work.session, ranges, partial(_merge_graph, work=work, task=task)):
             work.progress.advance()
     return work.commit({"candidates": len(grid.query_ranges)}, {"num_tiles": grid.num_tiles})
 

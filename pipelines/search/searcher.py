@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cluster.artifacts import Artifact, ArtifactWriter
+from models.search.exact import Documents
 from pipelines.search.config import SearchConfig
 from pipelines.search.grid import Grid
 from pipelines.search.tiles import range_queries, read_embeddings, search_tile
@@ -35,14 +36,15 @@ class Searcher:
         self._writer, self._data, self._embeddings = writer, data, embeddings
         self._split, self._grid, self._config = split, grid, config
         self._group = -1
-        self._documents = (np.zeros(0, np.int64), np.zeros((0, 0), np.float32))
+        self._documents = Documents(np.zeros((0, 0), np.float32))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Search the tile that ``row`` names, write it, and return its receipt."""
         started = monotonic()
         if row["group"] != self._group:
             shards = range(*self._grid.document_groups[row["group"]])
-            self._documents = read_embeddings(self._embeddings, "documents", shards)
+            ids, doc_ND = read_embeddings(self._embeddings, "documents", shards)
+            self._documents = Documents(doc_ND, int(ids[0]))
             self._group = row["group"]
         shards_of_range = self._grid.query_ranges[row["range"]]
         queries, positives = range_queries(self._data, self._embeddings, self._split, shards_of_range)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.artifacts import Artifact
-from models.search.exact import pair_scores, top_k
+from models.search.exact import Documents, pair_scores
 from models.search.merge import merge_top_k
 from pipelines import schemas
 
@@ -39,7 +39,7 @@ def range_queries(
 
 def search_tile(
     queries: tuple[np.ndarray, np.ndarray],
-    documents: tuple[np.ndarray, np.ndarray],
+    documents: Documents,
     positives: pa.Table,
     retrieval_depth: int,
     backend: str,
@@ -48,7 +48,7 @@ def search_tile(
 
     Args:
         queries: Ordinals, int64 [Q] ascending, and embeddings, float32 [Q, D].
-        documents: Ordinals, int64 [N] dense and ascending, and embeddings, float32 [N, D].
+        documents: A group of N documents with dense ordinals.
         positives: Columns query and doc: the labelled pairs of these queries.
         retrieval_depth: Documents kept for each query.
         backend: ``"faiss"`` or ``"torch"``.
@@ -58,15 +58,14 @@ def search_tile(
         that lie in this group.
     """
     query_ids, query_QD = queries
-    doc_ids, doc_ND = documents
-    first = int(doc_ids[0])
-    scores_QK, docs_QK = top_k(query_QD, doc_ND, retrieval_depth, first_document=first, backend=backend)
+    first = documents.first_document
+    scores_QK, docs_QK = documents.top_k(query_QD, retrieval_depth, backend)
     found = docs_QK >= 0
     pair_query, pair_doc = positives.column("query").to_numpy(), positives.column("doc").to_numpy()
-    here = (pair_doc >= first) & (pair_doc <= doc_ids[-1]) & np.isin(pair_query, query_ids)
+    here = (pair_doc >= first) & (pair_doc < first + len(documents)) & np.isin(pair_query, query_ids)
     pair_query, pair_doc = pair_query[here], pair_doc[here]
     rows = np.searchsorted(query_ids, pair_query)
-    pair_score = pair_scores(query_QD, doc_ND, rows, pair_doc - first)
+    pair_score = pair_scores(query_QD, documents.doc_ND, rows, pair_doc - first)
     query_Q1 = np.broadcast_to(query_ids[:, None], docs_QK.shape)
     table = pa.table(
         {

@@ -2,9 +2,9 @@
 
     HF_HUB_OFFLINE=1 python -m tests.bench.inference corpus.parquet --column text --num-texts 600
 
-The three run one after the other, again and again, on the same texts; ratios are between medians of rounds, so that
-other load on the machine falls on all alike. Steady state: token ids in, embeddings out (sentence-transformers: its
-forward over batches that it sorted and tokenised before). End to end: texts in, embeddings out.
+The three run one after the other, again and again, on the same texts, so that other load falls on all
+alike. Steady state: token ids in, embeddings out (sentence-transformers: its forward over batches that it
+sorted and tokenised before). End to end: texts in, embeddings out.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from sentence_transformers import SentenceTransformer
+from transformers.utils.logging import disable_progress_bar
 
 from models.checkpoint import describe_model, load_encoder, resolve_model
 from models.inference import embed
@@ -33,7 +34,8 @@ def machine() -> str:
     with open("/proc/cpuinfo") as file:
         name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "?")
     device = torch.cuda.get_device_name() if device_kind() == "cuda" else name
-    return f"{device}, {torch.get_num_threads()} threads of {os.cpu_count()}, torch {torch.__version__}, python {platform.python_version()}"
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()}"
+    return f"{device}, {threads}, torch {torch.__version__}, python {platform.python_version()}"
 
 
 def peer_forward(model: SentenceTransformer, texts: list[str]) -> Callable[[], np.ndarray]:
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("--token-budget", type=int, default=4096 if device_kind() == "cpu" else 32_768)
     args = parser.parse_args()
     logging.disable(logging.WARNING)
+    disable_progress_bar()
 
     column = pq.read_table(args.corpus, columns=[args.column]).column(args.column).to_pylist()
     texts = column[:: max(1, len(column) // args.num_texts)][: args.num_texts]
@@ -117,7 +120,8 @@ def main() -> None:
         for name, median in medians.items():
             best = min(seconds[name][1:]) / min(seconds[ours][1:])
             print(
-                f"  {name:38} {len(tokens.ids) / median:10,.0f}   {median / medians[ours]:.2f} x   {best:.2f} x"
+                f"  {name:38} {len(tokens.ids) / median:10,.0f}   "
+                f"{median / medians[ours]:.2f} x   {best:.2f} x"
             )
 
 

@@ -21,7 +21,7 @@ MODULES = (
     "scipy.ndimage",
     "pandas",
 )
-MAX_TEXTS = 400
+MAX_TEXTS = 250
 
 
 @pytest.fixture(scope="module")

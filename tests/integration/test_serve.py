@@ -125,7 +125,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(release: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    config = ServeConfig(port=free_port(), max_queued_tokens=2_000, max_request_tokens=2_000)
+    config = ServeConfig(port=free_port(), max_queued_tokens=2_000)
     log = tmp_path_factory.mktemp("serve") / "stderr"
     with log.open("w") as errors:
         process = subprocess.Popen(

@@ -23,6 +23,9 @@ def test_loopback_needs_none(host: str) -> None:
 def test_a_request_fits_the_queue() -> None:
     with pytest.raises(ValidationError, match="could never be admitted"):
         ServeConfig(max_request_tokens=11, max_queued_tokens=10)
+    assert ServeConfig(max_queued_tokens=10).request_token_limit == 10
+    assert ServeConfig(max_queued_tokens=10**6).request_token_limit == 300_000
+    assert ServeConfig(max_request_tokens=7).request_token_limit == 7
 
 
 def test_unknown_settings_are_refused() -> None:

@@ -1,9 +1,12 @@
 """Tiles and their merge against brute force over all documents."""
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from models.search.exact import Documents
 from pipelines import schemas
 from pipelines.search.grid import plan_grid
 from pipelines.search.tiles import merge_tiles, search_tile
@@ -41,21 +44,21 @@ def brute_force(queries, docs, pairs):
 @pytest.mark.parametrize("cuts", [[0, 90], [0, 40, 90], [0, 7, 8, 64, 70, 90]])
 def test_equals_brute_force_on_every_grid(backend, cuts):
     queries, docs, pairs = corpus(0)
-    groups = [np.arange(start, stop) for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
-    tiles = [search_tile(queries, (ids, docs[ids]), pairs, DEPTH, backend) for ids in groups]
+    groups = [np.arange(start, stop) for start, stop in pairwise(cuts)]
+    tiles = [search_tile(queries, Documents(docs[ids], int(ids[0])), pairs, DEPTH, backend) for ids in groups]
     merged = merge_tiles(tiles, queries[0], DEPTH)
     got = [(r["query"], r["doc"], r["rank"], r["is_positive"]) for r in merged.to_pylist()]
     expected = brute_force(queries, docs, pairs)
     assert sorted(got) == sorted(expected)
     assert merged.schema.equals(schemas.CANDIDATES, check_metadata=True)
-    one = merge_tiles([search_tile(queries, (np.arange(90), docs), pairs, DEPTH, "faiss")], queries[0], DEPTH)
+    one = merge_tiles([search_tile(queries, Documents(docs), pairs, DEPTH, "faiss")], queries[0], DEPTH)
     assert merged.equals(one), "scores must not depend on the grid or the backend, to the last bit"
 
 
 def test_a_query_range_without_queries_is_an_empty_table():
     queries, docs, pairs = corpus(1)
     nobody = (queries[0][:0], queries[1][:0])
-    tile = search_tile(nobody, (np.arange(90), docs), pairs, DEPTH, "faiss")
+    tile = search_tile(nobody, Documents(docs), pairs, DEPTH, "faiss")
     assert merge_tiles([tile], nobody[0], DEPTH).num_rows == 0
 
 

@@ -159,5 +159,5 @@ def test_examples_show_distinct_documents():
     [{"selection": "sampled", "num_negatives": 11}, {"filter": {"method": "naive", "threshold": 0.5}}],
 )
 def test_settings_that_contradict_each_other_are_refused(settings):
-    with pytest.raises(ValueError, match="sample_from|threshold"):
+    with pytest.raises(ValueError, match=r"sample_from|threshold"):
         SelectConfig.model_validate(settings)

@@ -1,0 +1,116 @@
+"""A worker or the driver of a training is killed: the model is equal to the bit to that of a quiet run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, str(ROOT / "tests/tiny_training.py")]
+SETTINGS = ["train.epochs=40", "train.zero_stage=2", "train.checkpoint_every_steps=20", "train.learning_rate=1e-4"]
+
+
+class Training:
+    """One training in a process of its own."""
+
+    def __init__(self, folder):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.log = folder / f"log-{time.monotonic_ns()}.txt"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*COMMAND, str(folder), *SETTINGS], env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def family(self):
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def checkpoints(self):
+        """Every checkpoint that Ray Train has taken note of, by name."""
+        line = next((line for line in self.log.read_text().splitlines() if line.startswith("scratch ")), None)
+        snapshots = sorted(Path(line.split()[1]).glob("*/checkpoint_manager_snapshot.json")) if line else []
+        try:
+            return [json.loads(path.read_text())["latest_checkpoint_result"] for path in snapshots]
+        except (ValueError, KeyError):
+            return []
+
+    def wait_for_checkpoints(self, count):
+        seen = set()
+        deadline = time.monotonic() + 180
+        while len(seen) < count:
+            assert self.process.poll() is None, f"ended first:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, f"no checkpoint:\n{self.log.read_text()}"
+            seen |= {json.dumps(checkpoint) for checkpoint in self.checkpoints()}
+            time.sleep(0.02)
+
+    def ranks(self):
+        return [process for process in self.family() if "RayTrainWorker" in " ".join(process.cmdline())]
+
+    def kill(self):
+        family = self.family()
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait(10)
+        _, alive = psutil.wait_procs(family, timeout=30)
+        assert not alive, f"left running: {[process.name() for process in alive]}"
+
+    def digests(self):
+        assert self.process.wait(300) == 0, self.log.read_text()
+        line = next(line for line in self.log.read_text().splitlines() if line.startswith("digests "))
+        return json.loads(line.removeprefix("digests "))
+
+    def end(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def start():
+    started = []
+
+    def launch(folder):
+        started.append(Training(folder))
+        return started[-1]
+
+    yield launch
+    for training in started:
+        training.end()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, tmp_path_factory):
+    return start(tmp_path_factory.mktemp("undisturbed")).digests()
+
+
+def test_a_killed_worker_is_replaced_and_the_model_is_the_same(start, undisturbed, tmp_path):
+    training = start(tmp_path)
+    training.wait_for_checkpoints(2)
+    first, *others = training.ranks()
+    assert len(others) == 1
+    first.kill()
+    psutil.wait_procs([first], timeout=10)
+    assert training.digests() == undisturbed
+
+
+def test_a_killed_driver_is_resumed_by_the_same_command(start, undisturbed, tmp_path):
+    training = start(tmp_path)
+    training.wait_for_checkpoints(3)
+    training.kill()
+    assert training.checkpoints()
+    again = start(tmp_path)
+    assert again.digests() == undisturbed
+
+
+def test_ctrl_c_stops_the_ranks_and_says_so(start, tmp_path):
+    training = start(tmp_path)
+    training.wait_for_checkpoints(1)
+    family = training.family()
+    os.kill(training.process.pid, signal.SIGINT)
+    assert training.process.wait(60) != 0
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+    assert "KeyboardInterrupt" in training.log.read_text()

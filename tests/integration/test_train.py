@@ -1,0 +1,97 @@
+"""Training on a real local session: what the artifact holds, how progress is shown, what is refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cluster.artifacts import ArtifactStore
+from cluster.errors import UserError
+from models.checkpoint import load_encoder
+from tests.tiny_training import NUM_QUERIES, Silent, compute, digests, local_session, training
+
+NUM_STEPS = 2 * math.ceil(NUM_QUERIES / 16)
+
+
+@pytest.fixture(scope="module")
+def session():
+    with local_session() as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def store(folder):
+    return ArtifactStore(str(folder / "store"))
+
+
+@pytest.fixture(scope="module")
+def trained(session, folder, store):
+    steps, progress = training(folder, session), Silent()
+    artifact = compute(steps["trained"], store, session, progress)
+    return steps, artifact, progress
+
+
+def test_the_loss_falls_and_every_step_is_recorded(trained):
+    _, artifact, _ = trained
+    table = artifact.read("training_steps").to_pydict()
+    assert table["step"] == list(range(NUM_STEPS))
+    assert np.mean(table["loss"][-3:]) < 0.95 * np.mean(table["loss"][:3])
+    assert max(table["learning_rate"]) == pytest.approx(1e-3)
+    assert artifact.manifest.summary["workers"] == 2
+
+
+def test_the_model_has_moved_and_is_float32(trained, folder):
+    _, artifact, _ = trained
+    before = load_encoder(folder / "model").state_dict()
+    after = load_encoder(artifact.directory("model")).state_dict()
+    assert before.keys() == after.keys()
+    for name, weight in after.items():
+        assert weight.dtype == torch.float32
+        if not name.endswith(("key.bias", "token_type_embeddings.weight", "position_embeddings.weight")):
+            assert not torch.equal(weight, before[name]), name
+
+
+def test_progress_reaches_the_total_and_says_how_it_goes(trained):
+    _, _, progress = trained
+    assert "starting workers" in progress.notes
+    assert any("loss" in note and "tokens/s" in note for note in progress.notes)
+
+
+def test_identical_texts_are_one_document_of_the_plan(trained, store):
+    steps, _, _ = trained
+    plan = store.find("plan", steps["plan"].label, steps["plan"].fingerprint)
+    order = plan.read("order").to_pydict()
+    used = set(order["positive"]) | {doc for row in order["negatives"] for doc in row}
+    assert 1 in used and 70 not in used
+    assert plan.manifest.summary["steps"] == NUM_STEPS
+    assert plan.manifest.counters["negatives_missing"] == 2 * math.ceil(NUM_QUERIES / 9)
+
+
+def test_the_scratch_is_removed_with_the_commit(trained, store):
+    _, artifact, _ = trained
+    assert not [key for key in store.storage.list(artifact.key) if "scratch" in key]
+
+
+def test_zero_3_in_bfloat16_with_dropout_trains_too(session, folder, store):
+    settings = {"zero_stage": 3, "dtype": "bfloat16", "dropout": 0.1, "gradient_checkpointing": True, "epochs": 1}
+    artifact = compute(training(folder, session, **settings)["trained"], store, session, Silent())
+    assert set(digests(artifact)) > {"model/model.safetensors", "training_steps"}
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_queries(session, folder, store):
+    step = training(folder, session, learning_rate=1e30)["trained"]
+    with pytest.raises(UserError, match=r"not finite") as caught:
+        compute(step, store, session, Silent())
+    assert "step " in str(caught.value) and "queries q" in str(caught.value)
+    assert store.find(step.stage, step.label, step.fingerprint) is None
+
+
+def test_more_negatives_than_mined_are_refused_before_training(session, folder, store):
+    with pytest.raises(UserError, match="lower train.num_negatives to 3"):
+        compute(training(folder, session, num_negatives=4)["trained"], store, session, Silent())
