@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -32,10 +33,16 @@ _ENVIRONMENT = {
     # What Ray will do by default; without it every start warns of the change.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
+    # Ray Data's actors hold their arguments in the object store, and the C++ core calls that an error each time.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 # Ray binds every port to the node's address, and takes the loopback for one only where it thinks that
 # clusters of several machines are not supported, which this variable says on every system.
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_LOOPBACK = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Ray's agents set their title, which would overwrite the environment that the watchdog knows them by.
+    "SPT_NOENV": "1",
+}
 
 
 class Session:
@@ -168,18 +175,19 @@ class Session:
         store = object_store_bytes(memory)
         os.environ[SESSION_VARIABLE] = str(self.directory)
         try:
-            ray.init(
-                address="local",
-                num_cpus=int(cpus),
-                num_gpus=group.gpus,
-                object_store_memory=store,
-                include_dashboard=False,
-                log_to_driver=not self.quiet,
-                logging_level=logging.ERROR if self.quiet else logging.INFO,
-                _memory=max(memory - store, 2**20),
-                _temp_dir=str(self.directory),
-                _node_ip_address="127.0.0.1",
-            )
+            with _native_output_to(self.directory / "start.log" if self.quiet else None):
+                ray.init(
+                    address="local",
+                    num_cpus=int(cpus),
+                    num_gpus=group.gpus,
+                    object_store_memory=store,
+                    include_dashboard=False,
+                    log_to_driver=not self.quiet,
+                    logging_level=logging.ERROR if self.quiet else logging.INFO,
+                    _memory=max(memory - store, 2**20),
+                    _temp_dir=str(self.directory),
+                    _node_ip_address="127.0.0.1",
+                )
         except BaseException:
             ray.shutdown()
             self.stop()
@@ -231,6 +239,24 @@ class Session:
         DataContext.get_current().enable_progress_bars = not self.quiet
         if self.quiet:
             logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _native_output_to(path: Path | None) -> Iterator[None]:
+    """Let Ray's C++ core, which announces its own log level, write into a file instead of the terminal."""
+    if path is None:
+        yield
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with path.open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 def _read_environment_again(loopback: bool) -> None:

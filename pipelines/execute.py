@@ -35,6 +35,15 @@ class Done:
         return sum(self.artifact.num_rows(table) for table in self.artifact.manifest.tables)
 
 
+def line_of(done: Done) -> str:
+    """Return one line on a step that is through."""
+    if done.artifact is None:
+        state = "not needed"
+    else:
+        state = "cached" if done.cached else f"{done.seconds:.1f} s"
+    return f"  [green]{done.step.stage:<9}[/]{done.rows:>10,} rows {state:>10}  [dim]{done.step.label}[/]"
+
+
 def survey(steps: Mapping[str, Step], targets: Sequence[str], store: ArtifactStore) -> dict[str, str]:
     """Say of every step that the targets depend on what a run would do with it.
 
@@ -84,6 +93,7 @@ def execute(
             artifact = _compute(step, by_key, store, session, progress)
         done[name] = by_key[step.key] = Done(step, artifact, cached, 0.0 if cached else monotonic() - started)
         run.record_stage(step.key, step.stage, "done", done[name].rows, done[name].seconds, cached)
+        progress.log(line_of(done[name]))
     return done
 
 

@@ -59,6 +59,11 @@ class Progress:
     def end(self) -> None:
         """Close the line."""
         if self._task is not None:
-            self._bars.stop()
             self._bars.remove_task(self._task)
             self._task = None
+            if self.console.is_terminal:
+                self._bars.stop()
+
+    def log(self, line: str) -> None:
+        """Print a line that stays, above the live one."""
+        self.console.print(line, highlight=False, no_wrap=True, overflow="ellipsis")

@@ -45,11 +45,7 @@ def mined(console: Console, groups: Artifact) -> None:
 
 
 def _example(console: Console, example: Mapping[str, Any]) -> None:
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, width=24)
-    table.add_column(no_wrap=True, justify="right", width=5)
-    table.add_column(overflow="ellipsis", no_wrap=True)
-    table.add_row("[bold]query[/]", "", escape(_line(example["query"])))
+    lines = [f"[bold]{'query':<31}[/]{escape(_line(example['query']))}"]
     for name, style, label in (
         ("positive", "green", "positive"),
         ("rejected", "yellow", "rejected: false negative"),
@@ -57,9 +53,10 @@ def _example(console: Console, example: Mapping[str, Any]) -> None:
     ):
         document = example[name]
         text = f"{document['doc_id']}: {_line(document['text'])}"
-        table.add_row(f"[{style}]{label}[/]", f"{document['score']:.3f}", escape(text))
+        lines.append(f"[{style}]{label:<24}[/] {document['score']:.3f} {escape(text)}")
     console.print()
-    console.print(table)
+    for line in lines:
+        console.print(line, highlight=False, no_wrap=True, overflow="ellipsis")
 
 
 def stages(console: Console, done: Sequence[Done]) -> None:

@@ -77,7 +77,12 @@ def _write_data(work: Work):
         "task": [""] * NUM_QUERIES, "language": ["en"] * NUM_QUERIES,
     }  # fmt: skip
     work.writer.write_shard("queries", 0, pa.table(columns, schema=schemas.QUERIES))
-    columns = {"query": number, "doc": number, "relevance": [1.0] * NUM_QUERIES, "split": ["train"] * NUM_QUERIES}
+    columns = {
+        "query": number,
+        "doc": number,
+        "relevance": [1.0] * NUM_QUERIES,
+        "split": ["train"] * NUM_QUERIES,
+    }
     work.writer.write_shard("qrels", 0, pa.table(columns, schema=schemas.QRELS))
     return work.commit({"documents": 2, "queries": 1, "qrels": 1})
 
@@ -126,6 +131,7 @@ class Silent:
 
     def __init__(self):
         self.notes = []
+        self.seen = []
         self.done = 0
 
     def total(self, total, unit, done=0):
@@ -133,6 +139,7 @@ class Silent:
 
     def advance(self, amount=1, note=""):
         self.done += amount
+        self.seen.append(self.done)
         self.notes.append(note)
 
     def note(self, note):
@@ -162,11 +169,15 @@ def local_session():
 def main():
     os.environ["HF_HUB_OFFLINE"] = "1"
     folder = Path(sys.argv[1])
-    settings = {key.removeprefix("train."): json.loads(value) for key, value in (s.split("=") for s in sys.argv[2:])}
+    settings = {
+        key.removeprefix("train."): json.loads(value) for key, value in (s.split("=") for s in sys.argv[2:])
+    }
     with local_session() as session:
         step = training(folder, session, **settings)["trained"]
         print("scratch", folder / "store" / step.key / "scratch", flush=True)
-        artifact = compute(step, ArtifactStore(str(folder / "store")), session, Silent())
+        progress = Silent()
+        artifact = compute(step, ArtifactStore(str(folder / "store")), session, progress)
+    print("seen", json.dumps(progress.seen), flush=True)
     print("digests", json.dumps(digests(artifact)), flush=True)
 
 

@@ -21,10 +21,11 @@ def infonce(
 ) -> torch.Tensor:
     """Score every query against every document and ask for its positive.
 
-    ``L = sum_i w_i * -log(exp(s_i+ / t) / sum_j m_ij exp(s_ij / t)) / normalizer``, s the inner product (van den
-    Oord et al. 2018, arXiv 1807.03748, eq. 4). The average runs over ``normalizer`` rows and nothing else: with
-    the row count of the global batch in its place the losses of all ranks ADD UP to the loss of the batch, so
-    where gradients are averaged over ranks, as DeepSpeed does, the caller multiplies by the number of ranks.
+    ``L = sum_i w_i * -log(exp(s_i+ / t) / sum_j m_ij exp(s_ij / t)) / normalizer``, s the inner product
+    (van den Oord et al. 2018, arXiv 1807.03748, eq. 4). The average runs over ``normalizer`` rows and nothing
+    else: with the row count of the global batch in its place the losses of all ranks ADD UP to the loss of the
+    batch, so where gradients are averaged over ranks, as DeepSpeed does, the caller multiplies by the number of
+    ranks.
 
     Args:
         q_BD: Query embeddings of unit length.
@@ -39,7 +40,7 @@ def infonce(
             (arXiv 2506.05176, eq. 2, has 0.1). None: keep them all.
 
     Returns:
-        A scalar; float32, because over hundreds of terms exp and log lose their sum in bfloat16 (float64 stays).
+        A scalar; float32, because bfloat16 loses a sum over hundreds of terms (float64 stays float64).
 
     Raises:
         ModelError: The temperature is not above 0.

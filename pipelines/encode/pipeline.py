@@ -53,12 +53,21 @@ def _run(work: Work, model: Model, splits: tuple[str, ...], config: EncodeConfig
     work.progress.total(total, "texts", done=total - sum(shard["rows"] for shard in missing))
     if missing:
         reader = partial(read_and_tokenize, data=data, splits=splits, model=model.locate(work.inputs))
-        build = partial(_graph, work=work, reader=reader, model=model.locate(work.inputs), config=config)
+        build = partial(
+            _graph,
+            work=work,
+            num_shards=len(missing),
+            reader=reader,
+            model=model.locate(work.inputs),
+            config=config,
+        )
         for receipt in run_waves(work.session, missing, build):
             work.progress.advance(receipt["rows_read"])
     shards = [shard for table in TABLES for shard in work.writer.finished(table).values()]
     tokens, seconds = (sum(s.counters.get("tokens", 0) for s in shards), sum(s.seconds for s in shards))
+    embedding = work.writer.read_finished(shards[0]).schema.field("embedding").type
     summary = {
+        "dimension": embedding.list_size,
         "tokens": tokens,
         "embed_seconds": round(seconds, 3),
         "dtype": model.dtype,
@@ -70,6 +79,7 @@ def _run(work: Work, model: Model, splits: tuple[str, ...], config: EncodeConfig
 def _graph(
     shards: "Dataset",
     work: Work,
+    num_shards: int,
     reader: Callable[[dict[str, Any]], dict[str, Any]],
     model: LocatedModel,
     config: EncodeConfig,
@@ -78,7 +88,7 @@ def _graph(
 
     from pipelines.encode.embedder import Embedder
 
-    smallest, largest = work.session.pool("encode")
+    smallest, largest = (min(size, num_shards) for size in work.session.pool("encode"))
     tokenize_resources = work.session.resources("tokenize")
     return (
         shards.map(reader, **tokenize_resources)

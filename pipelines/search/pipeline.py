@@ -53,7 +53,9 @@ def _run(work: Work, split: str, config: SearchConfig) -> Artifact:
     work.progress.total(grid.num_tiles + len(grid.query_ranges), "tiles", done=grid.num_tiles - len(tiles))
     task = {"data": data, "embeddings": embeddings, "split": split, "grid": grid, "config": config}
     if merges:
-        for _ in run_waves(work.session, tiles, partial(_search_graph, work=work, task=task)):
+        for _ in run_waves(
+            work.session, tiles, partial(_search_graph, work=work, num_tiles=len(tiles), task=task)
+        ):
             work.progress.advance()
         finished = writer.finished("tiles")
         groups = range(len(grid.document_groups))
@@ -69,12 +71,12 @@ def _run(work: Work, split: str, config: SearchConfig) -> Artifact:
     return work.commit({"candidates": len(grid.query_ranges)}, {"num_tiles": grid.num_tiles})
 
 
-def _search_graph(tiles: "Dataset", work: Work, task: dict[str, Any]) -> "Dataset":
+def _search_graph(tiles: "Dataset", work: Work, num_tiles: int, task: dict[str, Any]) -> "Dataset":
     from ray.data import ActorPoolStrategy
 
     from pipelines.search.searcher import Searcher
 
-    smallest, largest = work.session.pool("search")
+    smallest, largest = (min(size, num_tiles) for size in work.session.pool("search"))
     return tiles.map(
         Searcher,
         fn_constructor_kwargs={"writer": work.writer, **task},

@@ -35,8 +35,8 @@ def plain_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attend, with the signature that transformers calls.
 
-    Autocast is off inside: the inputs have its dtype already, and it would turn the softmax to float32 and back,
-    which costs more than both products. The softmax sums in float32 whatever its dtype.
+    Autocast is off inside: the inputs have its dtype already, and it would turn the softmax to float32 and
+    back, which costs more than both products. The softmax sums in float32 whatever its dtype.
 
     Returns:
         [B, T, H, d], and no weights.

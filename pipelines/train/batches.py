@@ -1,6 +1,6 @@
 """A rank's share of a global batch, as padded tensors.
 
-Shapes: B rows and N distinct documents of the global batch, b and n those of one rank, T padded tokens.
+Shapes: B rows of one rank, N documents of the global batch with padding, T padded tokens.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pipelines.train.tokens import TokenStore
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """input_ids_BT, attention_mask_BT, pool_mask_BT."""
 
-PASS_TOKENS = 256
+PASS_TOKENS = 512
 """What one more forward and backward pass costs, in tokens: every pass adds a gradient to all weights, the whole
 embedding table included. Measured with 23M weights on a processor."""
 
@@ -63,18 +63,18 @@ class RankBatch:
 
     Args:
         inputs: Padded tensors of the queries, then of each bucket of documents.
-        positive_b: int64, the column of each row's positive among the gathered documents.
-        mask_bN: bool, False where a document is no negative of the row.
-        weights_b: 1, or 0 where the row is padding.
+        positive_B: int64, the column of each row's positive among the gathered documents.
+        mask_BN: bool, False where a document is no negative of the row.
+        weights_B: 1, or 0 where the row is padding.
         num_rows: Real rows of the global batch.
         num_tokens: Tokens of the global batch, padding not counted.
         queries: Ordinals of the global batch, for error messages.
     """
 
     inputs: list[Inputs]
-    positive_b: torch.Tensor
-    mask_bN: torch.Tensor
-    weights_b: torch.Tensor
+    positive_B: torch.Tensor
+    mask_BN: torch.Tensor
+    weights_B: torch.Tensor
     num_rows: int
     num_tokens: int
     queries: np.ndarray
@@ -85,9 +85,9 @@ def rank_batch(
 ) -> RankBatch:
     """Cut the share of ``rank`` out of the global batch of ``step``.
 
-    Rows are dealt out one by one. So are the distinct documents, longest first and whosever positive or negative
-    they are, because all embeddings are gathered anyway: every rank gets the same work. Where a count does not
-    divide, the last one is repeated with weight zero (rows) or masked (documents).
+    Rows are dealt out one by one. So are the distinct documents, longest first and whosever positive or
+    negative they are, because all embeddings are gathered anyway: every rank gets the same work. Where a count
+    does not divide, the last one is repeated with weight zero (rows) or masked (documents).
     """
     rows = np.arange(order.first_rows[step], order.first_rows[step + 1])
     negatives = [order.negatives[row].values.to_numpy() for row in rows]
@@ -98,16 +98,16 @@ def rank_batch(
     batch_documents, text_rows = batch_documents[by_length], text_rows[by_length]
 
     share = -(-len(batch_documents) // world)
-    # The k-th longest document is the (k // world)-th of rank k % world; ranks are gathered one after the other.
+    # The k-th longest document is the (k // world)-th of rank k % world; ranks are gathered one by one.
     columns = np.arange(len(batch_documents)) % world * share + np.arange(len(batch_documents)) // world
     column_of = dict(zip(batch_documents.tolist(), columns.tolist(), strict=True))
     own_documents = _deal(text_rows, rank, world)[0]
 
     own_rows, weights = _deal(rows, rank, world)
-    counted_bN = np.zeros((len(own_rows), share * world), dtype=bool)
-    counted_bN[:, columns] = True
+    counted_BN = np.zeros((len(own_rows), share * world), dtype=bool)
+    counted_BN[:, columns] = True
     for index, row in enumerate(own_rows):
-        counted_bN[index, [column_of[document] for document in order.masked[row].values.to_pylist()]] = False
+        counted_BN[index, [column_of[document] for document in order.masked[row].values.to_pylist()]] = False
     query_rows = queries.rows(order.queries[rows])
     query_lengths = queries.tokens.offsets[query_rows + 1] - queries.tokens.offsets[query_rows]
     # The longest of each deal: equal on all ranks, as the passes must be, because ZeRO-3 gathers weights in step.
@@ -117,9 +117,9 @@ def rank_batch(
             _pad(queries, queries.rows(order.queries[own_rows])),
             *(_pad(documents, bucket) for bucket in buckets),
         ],
-        positive_b=torch.tensor([column_of[document] for document in order.positives[own_rows].tolist()]),
-        mask_bN=torch.from_numpy(counted_bN),
-        weights_b=torch.from_numpy(weights),
+        positive_B=torch.tensor([column_of[document] for document in order.positives[own_rows].tolist()]),
+        mask_BN=torch.from_numpy(counted_BN),
+        weights_B=torch.from_numpy(weights),
         num_rows=len(rows),
         num_tokens=int(lengths.sum() + query_lengths.sum()),
         queries=order.queries[rows],
@@ -155,7 +155,7 @@ def cut_passes(lengths: np.ndarray) -> list[int]:
 
 
 def _deal(items: np.ndarray, rank: int, world: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return every world-th item from ``rank`` on, the last of all repeated where one is short, and the weights."""
+    """Return every world-th item from ``rank`` on, the last of all repeated where short, and the weights."""
     places = np.arange(rank, -(-len(items) // world) * world, world)
     return items[np.minimum(places, len(items) - 1)], (places < len(items)).astype(np.float32)
 

@@ -30,7 +30,8 @@ class InfonceConfig(BaseModel):
     name: Literal["infonce"] = "infonce"
     """Name in models.losses.LOSSES."""
     false_negative_margin: float | None = None
-    """Leave out a document that scores above the query's positive by more than this cosine. Null: keep all."""
+    """Leave out a document whose cosine exceeds that of the query's positive by more than this. Null: keep
+    all."""
 
 
 class TrainConfig(BaseModel):
@@ -43,7 +44,8 @@ class TrainConfig(BaseModel):
     batch_size: int = Field(default=64, ge=1)
     """Queries of one global batch, over all workers."""
     num_negatives: int = Field(default=1, ge=0)
-    """Mined negatives of a query in one step, taken in turn where more were mined. 0: in-batch negatives only."""
+    """Mined negatives of a query in one step, taken in turn where more were mined. 0: in-batch negatives
+    only."""
     learning_rate: float = Field(default=2e-5, gt=0, allow_inf_nan=False)
     """Peak of AdamW's learning rate; it falls linearly to 0 at the last step."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
@@ -57,11 +59,11 @@ class TrainConfig(BaseModel):
     loss: InfonceConfig = InfonceConfig()
     """Which loss, and its own settings."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of the backbone. 0: off, and the result does not depend on the number of workers; above 0 each worker draws
-    its own, seeded by seed, step and rank."""
+    """Of the backbone. 0: off, and the result does not depend on the number of workers; above 0 each worker
+    draws its own, seeded by seed, step and rank."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; weights, gradients and optimizer state stay float32. Auto: bfloat16 where the device
-    multiplies it in hardware."""
+    """Of matrix products; weights, gradients and optimizer state stay float32. Auto: bfloat16 where the model
+    runs in it, else float32."""
     zero_stage: Literal[1, 2, 3] = 1
     """DeepSpeed ZeRO: workers share the optimizer state (1), gradients too (2), weights too (3)."""
     gradient_checkpointing: bool = False

@@ -30,7 +30,8 @@ def export(trainable: Trainable, history: list[StepRecord], task: TrainTask) -> 
         return
     source = resolve_model(task.model.location)
     encoder = load_encoder(source, dtype="float32", device="cpu", pooling=task.model.pooling)
-    encoder.load_state_dict(weights, strict=False)
+    # Not strict: of weights that are tied to each other the names hold one.
+    assert not encoder.load_state_dict(weights, strict=False).unexpected_keys
     queries = TokenStore.load(task.plan.directory("queries")).ordinals[:NUM_CHECKED_TEXTS]
     texts = [text for _, found in read_texts(task.data, "query", np.asarray(queries)) for text in found]
     with tempfile.TemporaryDirectory(prefix="stope-export-") as directory:

@@ -16,9 +16,7 @@ class _Gather(torch.autograd.Function):
         return all_ND
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        _context: torch.autograd.function.FunctionCtx, gradient_ND: torch.Tensor
-    ) -> torch.Tensor:
+    def backward(_context: torch.autograd.function.FunctionCtx, gradient_ND: torch.Tensor) -> torch.Tensor:
         # Every rank's loss depends on every rank's rows, so the gradient of a row is the sum over the ranks.
         gradient_ND = gradient_ND.contiguous().clone()
         distributed.all_reduce(gradient_ND)
@@ -36,7 +34,7 @@ def gather(own_nD: torch.Tensor) -> torch.Tensor:
     """
     if distributed.get_world_size() == 1:
         return own_nD
-    return _Gather.apply(own_nD)  # type: ignore[no-any-return]
+    return _Gather.apply(own_nD)
 
 
 def add_up(value: torch.Tensor) -> torch.Tensor:

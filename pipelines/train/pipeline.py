@@ -1,5 +1,6 @@
 """Planning and training as steps: the plan decides every batch, the training follows it on Ray Train."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -7,7 +8,8 @@ from functools import partial
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from cluster.artifacts import Artifact
+from cluster.artifacts import Artifact, ArtifactWriter
+from cluster.storage import MissingObject
 from pipelines.model import Model
 from pipelines.steps import Step, Work
 from pipelines.train.config import PLANNED, TrainConfig
@@ -49,8 +51,8 @@ def train_step(plan: Step, model: Model, config: TrainConfig) -> Step:
     """Fine-tune ``model`` in the order of ``plan``.
 
     Returns:
-        A step whose artifact has the files `model/...`, a directory that sentence-transformers and transformers
-        load, with float32 weights, and the table `training_steps`.
+        A step whose artifact has the files `model/...`, a directory that sentence-transformers and
+        transformers load, with float32 weights, and the table `training_steps`.
     """
     # How often a checkpoint is written leaves the result as it is.
     settings = config.model_dump(mode="json", exclude={"checkpoint_every_steps"})
@@ -121,6 +123,8 @@ def _fit(task: TrainTask, session: "Session") -> None:
     from pipelines.train.failures import cause
 
     asked, ranks = session.resources("train"), num_workers(session)
+    # Sharded checkpoints fit one number of ranks only: with another one the training starts afresh.
+    name = f"ranks-{ranks}"
     resources = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"], "memory": asked.get("memory", 0)}
     trainer = TorchTrainer(
         partial(run_task, task),
@@ -131,14 +135,14 @@ def _fit(task: TrainTask, session: "Session") -> None:
             label_selector=asked.get("label_selector"),
         ),
         torch_config=TorchConfig(backend="nccl" if asked["num_gpus"] else "gloo"),
-        # Sharded checkpoints fit one number of ranks and one stage only: another combination starts afresh.
         run_config=RunConfig(
-            name=f"ranks-{ranks}-zero-{task.config.zero_stage}",
+            name=name,
             storage_path=task.writer.scratch_uri,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
+    forget_torn_snapshot(task.writer, name)
     controllers: list[Any] = []
     # Ray's own handler would turn Ctrl-C into an exit with status 0, and stay in place after the training.
     trainer._register_sigint_handler = controllers.append
@@ -154,6 +158,20 @@ def _fit(task: TrainTask, session: "Session") -> None:
                 # The controller ends itself once the workers are gone.
                 continue
         raise
+
+
+def forget_torn_snapshot(writer: ArtifactWriter, name: str) -> None:
+    """Remove the checkpoints of a training that was killed while Ray Train noted down a new one.
+
+    Ray writes that note in place, and could not read half of one.
+    """
+    folder = f"{writer.key}/scratch/{name}"
+    try:
+        json.loads(writer.storage.read(f"{folder}/checkpoint_manager_snapshot.json"))
+    except MissingObject:
+        return
+    except ValueError:
+        writer.storage.delete(folder)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The order of training, ahead of time: which query, positive and negatives form each global batch.
 
-A pure function of groups, labels and settings: it knows nothing of ranks. Ordinals are canonical throughout: of
-texts that are identical the smallest ordinal stands for all, so equal ordinals mean equal texts.
+A pure function of groups, labels and settings: it knows nothing of ranks. Ordinals are canonical throughout:
+of texts that are identical the smallest ordinal stands for all, so equal ordinals mean equal texts.
 """
 
 from collections import deque
@@ -13,8 +13,8 @@ import numpy as np
 from cluster.errors import UserError
 
 LOOK_AHEAD = 8
-"""Batches' worth of rows that are searched for one that fits before a collision is masked instead. Bounds the
-work by a constant a row; where 8 rows in a row collide, the data has few distinct positives (classification)."""
+"""Batches' worth of rows that are searched for one that fits before a collision is masked instead: bounds the
+work to a constant a row where the data has few distinct positives (classification)."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ def check_negatives(groups: Sequence[Group], num_negatives: int) -> None:
 def draw_rows(groups: Sequence[Group], epoch: int, num_negatives: int, seed: int) -> list[Row]:
     """Return one row a group in the order of this epoch.
 
-    Positives, and negatives where more were mined than are used, are taken in turn from epoch to epoch, from a
-    place drawn once a group: each is used equally often.
+    Positives, and negatives where more were mined than are used, are taken in turn from epoch to epoch, from
+    a place drawn once a group: each is used equally often.
     """
     starts = np.random.default_rng((seed, 0)).integers(0, 2**31, size=(len(groups), 2))
     rows: list[Row] = []
@@ -127,8 +127,8 @@ def form_batches(
 ) -> Iterator[list[Row]]:
     """Cut rows into batches without collisions where possible, with masks where not.
 
-    Two rows collide if they share the query, or if a document of one is a known positive of the other's query.
-    A row that collides waits for a later batch; where too many would wait, the batch is filled up with rows
+    Two rows collide if they share the query, or if a document of one is a known positive of the other's
+    query. A row that collides waits for a later batch; where too many would wait, the batch is filled up with rows
     whose `masked` names the documents that must not count as their negatives.
 
     Args:
@@ -189,7 +189,7 @@ def plan_order(
     num_negatives: int,
     seed: int,
 ) -> list[list[Row]]:
-    """Return every global batch of the training, epoch after epoch; the last batch of an epoch may be smaller."""
+    """Return every global batch, epoch after epoch; the last one of an epoch may be smaller."""
     check_negatives(groups, num_negatives)
     return [
         batch

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,8 @@ def tokenize_unique(
         tokenizer: Of the model to be trained.
 
     Returns:
-        The tokens of the canonical texts, and int64 [N]: the canonical ordinal of each of ``ordinals``, which is
-        the smallest one with the same text.
+        The tokens of the canonical texts, and int64 [N]: the canonical ordinal of each of ``ordinals``, which
+        is the smallest one with the same text.
     """
     first_seen: dict[bytes, int] = {}
     canonical = np.empty(len(ordinals), np.int64)
@@ -104,7 +105,7 @@ def read_texts(data: Artifact, kind: Kind, ordinals: np.ndarray) -> Iterator[tup
         )
     columns = [column, "title", "text"] if kind == "document" else [column, "text"]
     bounds = np.searchsorted(ordinals, first_rows)
-    for index, (low, high) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for index, (low, high) in enumerate(pairwise(bounds.tolist())):
         if low < high:
             wanted = ordinals[low:high]
             shard = data.read_shard(table, index, columns).take(pa.array(wanted - first_rows[index]))

@@ -1,6 +1,6 @@
 """The training loop of one rank, top to bottom.
 
-Shapes: b rows and n documents of this rank, N documents of the global batch, D dimensions.
+Shapes: B rows and n documents of this rank, N documents of the global batch, D dimensions.
 """
 
 import math
@@ -66,14 +66,14 @@ def take_step(
     """
     engine, world = trainable.engine, distributed.get_world_size()
     seed_dropout(config, step)
-    q_bD, *own_nD = engine(batch.inputs)
+    q_BD, *own_nD = engine(batch.inputs)
     doc_ND = gather(torch.cat(own_nD))
     loss = LOSSES[config.loss.name](
-        q_bD,
+        q_BD,
         doc_ND,
-        batch.positive_b.to(doc_ND.device),
-        batch.mask_bN.to(doc_ND.device),
-        batch.weights_b.to(doc_ND.device),
+        batch.positive_B.to(doc_ND.device),
+        batch.mask_BN.to(doc_ND.device),
+        batch.weights_B.to(doc_ND.device),
         temperature=config.temperature,
         normalizer=batch.num_rows,
         **config.loss.model_dump(exclude={"name"}),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "tests/tiny_training.py")]
-SETTINGS = ["train.epochs=40", "train.zero_stage=2", "train.checkpoint_every_steps=20", "train.learning_rate=1e-4"]
+CHECKPOINT_EVERY = 20
+SETTINGS = ["train.epochs=40", "train.zero_stage=2", f"train.checkpoint_every_steps={CHECKPOINT_EVERY}"]
 
 
 class Training:
@@ -24,7 +26,11 @@ class Training:
         self.log = folder / f"log-{time.monotonic_ns()}.txt"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, str(folder), *SETTINGS], env=environment, stdout=log, stderr=log, start_new_session=True
+                [*COMMAND, str(folder), *SETTINGS],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def family(self):
@@ -58,10 +64,10 @@ class Training:
         _, alive = psutil.wait_procs(family, timeout=30)
         assert not alive, f"left running: {[process.name() for process in alive]}"
 
-    def digests(self):
+    def printed(self, name):
         assert self.process.wait(300) == 0, self.log.read_text()
-        line = next(line for line in self.log.read_text().splitlines() if line.startswith("digests "))
-        return json.loads(line.removeprefix("digests "))
+        line = next(line for line in self.log.read_text().splitlines() if line.startswith(f"{name} "))
+        return json.loads(line.removeprefix(f"{name} "))
 
     def end(self):
         if self.process.poll() is None:
@@ -83,7 +89,7 @@ def start():
 
 @pytest.fixture(scope="module")
 def undisturbed(start, tmp_path_factory):
-    return start(tmp_path_factory.mktemp("undisturbed")).digests()
+    return start(tmp_path_factory.mktemp("undisturbed")).printed("digests")
 
 
 def test_a_killed_worker_is_replaced_and_the_model_is_the_same(start, undisturbed, tmp_path):
@@ -93,7 +99,10 @@ def test_a_killed_worker_is_replaced_and_the_model_is_the_same(start, undisturbe
     assert len(others) == 1
     first.kill()
     psutil.wait_procs([first], timeout=10)
-    assert training.digests() == undisturbed
+    assert training.printed("digests") == undisturbed
+    seen = training.printed("seen")
+    back = next(index for index, (before, after) in enumerate(pairwise(seen)) if after < before)
+    assert min(seen[back:]) > CHECKPOINT_EVERY, "it began anew"
 
 
 def test_a_killed_driver_is_resumed_by_the_same_command(start, undisturbed, tmp_path):
@@ -102,7 +111,8 @@ def test_a_killed_driver_is_resumed_by_the_same_command(start, undisturbed, tmp_
     training.kill()
     assert training.checkpoints()
     again = start(tmp_path)
-    assert again.digests() == undisturbed
+    assert again.printed("digests") == undisturbed
+    assert min(again.printed("seen")) > CHECKPOINT_EVERY, "it began anew"
 
 
 def test_ctrl_c_stops_the_ranks_and_says_so(start, tmp_path):

@@ -59,7 +59,13 @@ def small_plan():
     known[2] = frozenset({102, 103})
     batches = [
         [Row(query, 100 + query, (120 + query, 130 + query % 3)) for query in range(8)],
-        [Row(8, 108, ()), Row(9, 109, (121,)), Row(2, 102, (131, 132)), Row(3, 103, (133,)), Row(10, 110, ())],
+        [
+            Row(8, 108, ()),
+            Row(9, 109, (121,)),
+            Row(2, 102, (131, 132)),
+            Row(3, 103, (133,)),
+            Row(10, 110, ()),
+        ],
         [Row(11, 111, (122,))],
     ]
     batches = [mask_collisions(batch, known) for batch in batches]
@@ -124,7 +130,9 @@ def reference(plan):
         total = 0.0
         for row in rows:
             query, own = embed(queries, order.queries[row]), int(order.positives[row])
-            terms = [query @ embedded[d] / 0.2 for d in present if d == own or d not in order.masked[row].as_py()]
+            terms = [
+                query @ embedded[d] / 0.2 for d in present if d == own or d not in order.masked[row].as_py()
+            ]
             total = total + torch.logsumexp(torch.stack(terms), 0) - query @ embedded[own] / 0.2
         loss = total / len(rows)
         optimizer.zero_grad()
@@ -140,7 +148,9 @@ def gathered_gradient():
     rank, world = distributed.get_rank(), distributed.get_world_size()
     own_nD = torch.full((2, 3), float(rank), requires_grad=True)
     all_ND = gather(own_nD)
-    assert torch.equal(all_ND.detach(), torch.arange(world).repeat_interleave(2)[:, None].expand(-1, 3).float())
+    assert torch.equal(
+        all_ND.detach(), torch.arange(world).repeat_interleave(2)[:, None].expand(-1, 3).float()
+    )
     ((all_ND**2).sum() * (rank + 1)).backward()
     expected = 2.0 * rank * sum(range(1, world + 1))
     assert torch.equal(own_nD.grad, torch.full((2, 3), expected))

@@ -79,7 +79,13 @@ def test_the_scratch_is_removed_with_the_commit(trained, store):
 
 
 def test_zero_3_in_bfloat16_with_dropout_trains_too(session, folder, store):
-    settings = {"zero_stage": 3, "dtype": "bfloat16", "dropout": 0.1, "gradient_checkpointing": True, "epochs": 1}
+    settings = {
+        "zero_stage": 3,
+        "dtype": "bfloat16",
+        "dropout": 0.1,
+        "gradient_checkpointing": True,
+        "epochs": 1,
+    }
     artifact = compute(training(folder, session, **settings)["trained"], store, session, Silent())
     assert set(digests(artifact)) > {"model/model.safetensors", "training_steps"}
 
@@ -93,5 +99,5 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_queries(session, folde
 
 
 def test_more_negatives_than_mined_are_refused_before_training(session, folder, store):
-    with pytest.raises(UserError, match="lower train.num_negatives to 3"):
+    with pytest.raises(UserError, match=r"lower train\.num_negatives to 3"):
         compute(training(folder, session, num_negatives=4)["trained"], store, session, Silent())

@@ -16,7 +16,12 @@ SCRIPT = Path(__file__).with_name("rank_cases.py")
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2]), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(SCRIPT.parents[2]),
+        "HF_HUB_OFFLINE": "1",
+    }
     found = {}
     for world in WORLDS:
         folder = tmp_path_factory.mktemp(f"world-{world}")
@@ -44,7 +49,9 @@ def assert_close(weights, expected):
     for name, weight in weights.items():
         # The softmax does not change with the key's bias: its gradient is rounding noise, which Adam makes large.
         if not name.endswith("key.bias"):
-            torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                weight, expected[name], rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "margin" not in case])

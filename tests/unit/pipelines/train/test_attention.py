@@ -1,0 +1,62 @@
+"""Plain attention equals torch's, padding and gradient included."""
+
+import torch
+from transformers import BertConfig, BertModel
+
+from models.encoder import Encoder
+from pipelines.train.attention import use_plain_attention
+from pipelines.train.engine import Tower, set_dropout
+
+
+def make_encoder():
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=32, attn_implementation="sdpa", initializer_range=0.3,
+    )  # fmt: skip
+    return Encoder(BertModel(config, add_pooling_layer=False), "mean")
+
+
+def inputs():
+    ids_BT = torch.arange(20).reshape(2, 10) + 1
+    mask_BT = torch.ones(2, 10, dtype=torch.int64)
+    mask_BT[1, 6:] = 0
+    return ids_BT, mask_BT, mask_BT
+
+
+def gradients(encoder):
+    emb_BD = encoder(*inputs())
+    (emb_BD[0] @ emb_BD[1]).backward()
+    return emb_BD.detach(), {name: p.grad for name, p in encoder.named_parameters()}
+
+
+def test_equals_scaled_dot_product_attention():
+    plain = make_encoder()
+    use_plain_attention(plain.backbone)
+    emb_BD, grads = gradients(plain.eval())
+    expected_BD, expected = gradients(make_encoder().eval())
+    torch.testing.assert_close(emb_BD, expected_BD)
+    for name, grad in grads.items():
+        torch.testing.assert_close(
+            grad, expected[name], msg=lambda m, n=name: f"{n}: {m}", rtol=1e-4, atol=1e-6
+        )
+
+
+def test_dropout_is_off_at_zero_and_on_above():
+    encoder = make_encoder().train()
+    use_plain_attention(encoder.backbone)
+    set_dropout(encoder, 0.0)
+    assert torch.equal(encoder(*inputs()), encoder(*inputs()))
+    set_dropout(encoder, 0.5)
+    assert not torch.equal(encoder(*inputs()), encoder(*inputs()))
+
+
+def test_bfloat16_products_keep_float32_weights_and_gradients():
+    tower = Tower(make_encoder(), "bfloat16")
+    (emb_BD,) = tower([inputs()])
+    emb_BD.sum().backward()
+    assert emb_BD.dtype == torch.float32
+    assert {p.grad.dtype for p in tower.parameters()} == {torch.float32}
+    (exact_BD,) = Tower(make_encoder(), "float32")([inputs()])
+    assert torch.cosine_similarity(emb_BD, exact_BD).min() > 0.999
+    assert not torch.equal(emb_BD, exact_BD)

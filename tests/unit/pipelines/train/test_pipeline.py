@@ -1,0 +1,55 @@
+"""What surrounds the training: steps keyed by what matters, a torn note of Ray Train's forgotten."""
+
+import pytest
+
+from cluster.artifacts import ArtifactStore
+from models.prompts import Prompts
+from pipelines.model import Model, ModelConfig
+from pipelines.steps import Step
+from pipelines.train.config import TrainConfig
+from pipelines.train.pipeline import forget_torn_snapshot, plan_step, train_step, training_dtype
+
+
+def steps(dtype="bfloat16", **settings):
+    data = Step("ingest", "tiny", 1, {}, (), {}, print)
+    groups = Step("select", "tiny", 1, {}, (), {"data": data}, print)
+    model = Model(ModelConfig(source="tiny"), "digest", "mean", Prompts(), dtype, "cpu")
+    config = TrainConfig(**settings)
+    plan = plan_step(data, groups, model, config)
+    return plan, train_step(plan, model, config)
+
+
+def test_a_setting_that_leaves_the_order_alone_keeps_the_plan():
+    plan, trained = steps()
+    for settings in ({"learning_rate": 1e-4}, {"temperature": 0.02}, {"zero_stage": 3}):
+        other_plan, other = steps(**settings)
+        assert other_plan.fingerprint == plan.fingerprint and other.fingerprint != trained.fingerprint
+    for settings in ({"seed": 1}, {"epochs": 2}, {"batch_size": 32}, {"num_negatives": 2}):
+        assert steps(**settings)[0].fingerprint != plan.fingerprint
+
+
+def test_how_often_a_checkpoint_is_written_changes_nothing():
+    assert steps(checkpoint_every_steps=7)[1].fingerprint == steps()[1].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("model_dtype", "wanted", "expected"),
+    [
+        ("bfloat16", "auto", "bfloat16"), ("float16", "auto", "float32"), ("float32", "auto", "float32"),
+        ("bfloat16", "float32", "float32"), ("float32", "bfloat16", "bfloat16"),
+    ],
+)  # fmt: skip
+def test_training_dtype(model_dtype, wanted, expected):
+    model = Model(ModelConfig(source="tiny"), "digest", "mean", Prompts(), model_dtype, "cpu")
+    assert training_dtype(model, TrainConfig(dtype=wanted)) == expected
+
+
+@pytest.mark.parametrize(("content", "kept"), [(b'{"ray_version": "2"}', True), (b'{"ray_ver', False)])
+def test_a_torn_snapshot_is_forgotten_with_its_checkpoints(tmp_path, content, kept):
+    writer = ArtifactStore(str(tmp_path)).open("train", "tiny", "0" * 20)
+    folder = f"{writer.key}/scratch/ranks-2"
+    forget_torn_snapshot(writer, "ranks-2")
+    writer.storage.write(f"{folder}/checkpoint_manager_snapshot.json", content)
+    writer.storage.write(f"{folder}/checkpoint_1/state", b"weights")
+    forget_torn_snapshot(writer, "ranks-2")
+    assert bool(writer.storage.list(folder)) is kept
