@@ -24,7 +24,9 @@ def main() -> None:
         pins[name] = item["metadata"]["version"].partition("+")[0]
     pins.pop("stope")
     pins["faiss-gpu"] = pins["faiss-cpu"]
-    (root / "constraints.txt").write_text(HEADER + "".join(f"{name}=={v}\n" for name, v in sorted(pins.items())))
+    (root / "constraints.txt").write_text(
+        HEADER + "".join(f"{name}=={v}\n" for name, v in sorted(pins.items()))
+    )
     print(f"constraints.txt: {len(pins)} packages")
 
 

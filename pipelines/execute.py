@@ -37,10 +37,8 @@ class Done:
 
 def line_of(done: Done) -> str:
     """Return one line on a step that is through."""
-    if done.artifact is None:
-        state = "not needed"
-    else:
-        state = "cached" if done.cached else f"{done.seconds:.1f} s"
+    computed = f"{done.seconds:.1f} s"
+    state = "not needed" if done.artifact is None else "cached" if done.cached else computed
     return f"  [green]{done.step.stage:<9}[/]{done.rows:>10,} rows {state:>10}  [dim]{done.step.label}[/]"
 
 
