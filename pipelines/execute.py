@@ -46,18 +46,28 @@ def survey(steps: Mapping[str, Step], targets: Sequence[str], store: ArtifactSto
     """Say of every step that the targets depend on what a run would do with it.
 
     Returns:
-        Step name -> ``"cached"``, ``"partial (5 shards)"``, ``"to run"`` or ``"not needed"``.
+        Step name -> ``"cached"``, ``"partial (5 of 9 shards)"``, ``"to run"`` or ``"not needed"``.
     """
     states: dict[str, str] = {}
     for name, step, needed in _in_order(steps, targets, store):
         if store.find(step.stage, step.label, step.fingerprint):
             states[name] = "cached"
         elif needed:
-            shards = store.open(step.stage, step.label, step.fingerprint).num_finished()
-            states[name] = f"partial ({shards} shards)" if shards else "to run"
+            states[name] = _progress_of(step, store)
         else:
             states[name] = "not needed"
     return states
+
+
+def _progress_of(step: Step, store: ArtifactStore) -> str:
+    finished = store.open(step.stage, step.label, step.fingerprint).num_finished()
+    if not finished:
+        return "to run"
+    inputs = {name: store.find(of.stage, of.label, of.fingerprint) for name, of in step.inputs.items()}
+    present = {name: artifact for name, artifact in inputs.items() if artifact is not None}
+    if step.count_shards is None or len(present) < len(inputs):
+        return f"partial ({finished} shards)"
+    return f"partial ({finished} of {step.count_shards(present)} shards)"
 
 
 def execute(

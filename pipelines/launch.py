@@ -56,7 +56,7 @@ def launch(
         )
         try:
             done = execute(steps, TARGETS[target], store, session, Progress(console), run)
-            _conclude(console, target, run, done, store)
+            _conclude(console, target, recipe_name, run, done, store)
         except KeyboardInterrupt:
             run.finish("interrupted")
             console.print(
@@ -70,7 +70,12 @@ def launch(
 
 
 def _conclude(
-    console: Console, target: str, run: Run, done: Mapping[str, Done], store: ArtifactStore
+    console: Console,
+    target: str,
+    recipe_name: str,
+    run: Run,
+    done: Mapping[str, Done],
+    store: ArtifactStore,
 ) -> None:
     if "data" in done and done["data"].artifact:
         show.ingested(console, done["data"].artifact)
@@ -83,4 +88,6 @@ def _conclude(
         show.metrics(console, metrics)
     if target == "run":
         name = create_release(store, run).name
-        show.next_commands(console, name)
+        data = store.get(done["data"].step.key)
+        query = data.read_shard("queries", 0, columns=["text"]).column("text")[0].as_py()
+        show.next_commands(console, name, recipe_name, query)

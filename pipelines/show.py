@@ -1,5 +1,6 @@
 """What a run prints: examples of mining, the stages, the metrics, and what to type next."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,25 +101,26 @@ def metrics(console: Console, artifact: Artifact) -> None:
     console.print(table)
 
 
-def next_commands(console: Console, release: str) -> None:
-    """Print what to type next."""
+def next_commands(console: Console, release: str, recipe: str, query: str) -> None:
+    """Print what to type next.
+
+    Args:
+        console: Where.
+        release: Name of the release that was made.
+        recipe: As the user named it.
+        query: Something to ask the index.
+    """
+    body = json.dumps({"query": _line(query).replace("'", " ")[:60], "k": 3})
+    commands = {
+        "stope serve run latest": "serve it: a page, /v1/embeddings, /v1/search",
+        f"curl -s localhost:8000/v1/search -H 'content-type: application/json' -d '{body}'": "ask it",
+        f"stope evaluate {recipe} --set mine.select.filter.method=naive": (
+            "see what negatives without a filter do; only what depends on the filter is computed again"
+        ),
+        "stope runs show latest": "the tables above, again",
+    }
     console.print(f"\n[bold]Release[/] {release}", highlight=False)
-    for command, what in (
-        (
-            "stope serve run latest",
-            "serve it: OpenAI-compatible /v1/embeddings, /v1/search, a page to look at",
-        ),
-        (
-            "curl -s localhost:8000/v1/search -H 'content-type: application/json' "
-            '-d \'{"query": "fill missing values", "k": 3}\'',
-            "ask it",
-        ),
-        (
-            "stope mine run demo --set mine.select.filter.method=naive",
-            "see what mining without a filter chooses",
-        ),
-        ("stope runs show latest", "this table again"),
-    ):
+    for command, what in commands.items():
         console.print(f"  [cyan]{escape(command)}[/]\n      {what}", highlight=False, soft_wrap=True)
 
 

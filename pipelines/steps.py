@@ -35,6 +35,8 @@ class Step:
         libraries: Installed distributions whose version can change the numbers.
         inputs: The steps whose artifacts this one reads.
         run: Computes the artifact; must end with ``work.commit``.
+        count_shards: Says from the inputs how many shards a complete artifact is made of, for stages that resume
+            in the middle.
     """
 
     stage: str
@@ -44,6 +46,7 @@ class Step:
     libraries: tuple[str, ...]
     inputs: Mapping[str, "Step"]
     run: "Callable[[Work], Artifact]"
+    count_shards: Callable[[Mapping[str, Artifact]], int] | None = None
 
     @cached_property
     def full_identity(self) -> dict[str, object]:

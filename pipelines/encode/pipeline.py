@@ -39,6 +39,7 @@ def encode_step(data: Step, model: Model, splits: Sequence[str], config: EncodeC
         libraries=LIBRARIES,
         inputs={"data": data, **model.inputs},
         run=partial(_run, model=model, splits=tuple(sorted(set(splits))), config=config),
+        count_shards=lambda artifacts: sum(artifacts["data"].num_shards(table) for table in TABLES),
     )
 
 

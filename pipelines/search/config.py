@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class SearchConfig(BaseModel):
     """Exact search over all documents.
 
-    Only `retrieval_depth` changes the result: the same candidates come out of every backend and every grid.
+    Only `retrieval_depth` changes which candidates come out: they are the same for every backend and grid.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

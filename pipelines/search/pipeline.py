@@ -1,5 +1,6 @@
 """The Ray graph of an exact search: a row is a tile of the grid; then a row is a query range to merge."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,19 +30,30 @@ def search_step(data: Step, embeddings: Step, split: str, config: SearchConfig) 
         stage="search",
         label=f"{embeddings.label}-{split}"[:80],
         stage_version=STAGE_VERSION,
-        identity={"split": split, "retrieval_depth": config.retrieval_depth},
+        # The grid says what shard i holds, so a search that goes on must find the same one.
+        identity={"split": split, **config.model_dump(mode="json", exclude={"backend"})},
         libraries=(),
         inputs={"data": data, "embeddings": embeddings},
         run=partial(_run, split=split, config=config),
+        count_shards=partial(_count_shards, config=config),
     )
+
+
+def _grid_of(embeddings: Artifact, config: SearchConfig) -> Grid:
+    document_rows, query_rows = (np.diff(embeddings.first_rows(table)) for table in ("documents", "queries"))
+    dimension = int(embeddings.manifest.summary["dimension"])  # type: ignore[arg-type]
+    group_rows = config.group_mb * 2**20 // (4 * dimension)
+    return plan_grid(document_rows, query_rows, group_rows, config.range_queries)
+
+
+def _count_shards(inputs: Mapping[str, Artifact], config: SearchConfig) -> int:
+    grid = _grid_of(inputs["embeddings"], config)
+    return grid.num_tiles + len(grid.query_ranges)
 
 
 def _run(work: Work, split: str, config: SearchConfig) -> Artifact:
     data, embeddings, writer = work.inputs["data"], work.inputs["embeddings"], work.writer
-    document_rows, query_rows = (np.diff(embeddings.first_rows(table)) for table in ("documents", "queries"))
-    dimension = int(embeddings.manifest.summary["dimension"])  # type: ignore[arg-type]
-    group_rows = config.group_mb * 2**20 // (4 * dimension)
-    grid = plan_grid(document_rows, query_rows, group_rows, config.range_queries)
+    grid = _grid_of(embeddings, config)
     merges = writer.missing("candidates", len(grid.query_ranges))
     tiles = [
         {"tile": grid.tile(group, index), "group": group, "range": index}

@@ -28,7 +28,7 @@ class Workshop:
             work.writer.write_shard("qrels", 0, table)
             return work.commit({"qrels": 1})
 
-        return Step(name, "data", version, {"value": value}, (), inputs, run)
+        return Step(name, "data", version, {"value": value}, (), inputs, run, lambda _: 4)
 
     def chain(self, version=1, value=0):
         a = self.step("a", value=value)
@@ -87,7 +87,7 @@ def test_a_half_written_step_is_told_apart(workshop):
     writer = workshop.store.open("c", "data", steps["c"].fingerprint)
     table = workshop.store.find("b", "data", steps["b"].fingerprint).read("qrels")
     writer.write_shard("qrels", 0, schemas.conform(table, schemas.QRELS))
-    assert survey(steps, ("c",), workshop.store)["c"] == "partial (1 shards)"
+    assert survey(steps, ("c",), workshop.store)["c"] == "partial (1 of 4 shards)"
 
 
 def test_labels_are_path_safe():
