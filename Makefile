@@ -1,9 +1,8 @@
-# One virtual environment, plain pip. PYTHON may name another interpreter (3.11 to 3.13); EXTRA=gpu takes faiss-gpu.
+# One virtual environment, plain pip. PYTHON may name another interpreter (3.11 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-FAISS ?= cpu
 
 .PHONY: help demo test check unit integration faults bench lock clean
 
@@ -16,11 +15,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,$(FAISS)]"
+	$(PIP) install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]"
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,$(FAISS)]"
+	$(PIP) install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo   ## install, then mine, train, evaluate and release a model on real data
@@ -45,8 +44,8 @@ integration: $(VENV)/.test   ## integration and end-to-end tests on a real local
 faults: $(VENV)/.test   ## kill tests: drivers and workers die in the middle, results stay equal
 	$(BIN)/python -m pytest -q tests/faults
 
-bench: $(VENV)/.test   ## side by side with the peers; prints ratios
-	$(BIN)/python tests/bench/inference.py
+bench: $(VENV)/.test   ## CORPUS=file.parquet: embedding speed beside sentence-transformers, as ratios
+	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench.inference $(CORPUS)
 
 lock: $(BIN)/python   ## resolve every extra once and write constraints.txt
 	$(BIN)/python .ci/lock.py

@@ -54,8 +54,10 @@ def mistake_in(error: BaseException) -> BaseException | None:
 def main() -> None:
     """Run a command; a user's mistake ends with its message and exit code 1, Ctrl-C with 130."""
     debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app()
+        # Wherever it was typed; Typer takes it before the command only.
+        app(args=["--debug", *arguments] if debug else arguments)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

@@ -8,6 +8,7 @@ exists without a manifest.
 from collections.abc import Iterable
 
 from cluster.committed import Artifact, find_committed
+from cluster.definition import load_definition
 from cluster.errors import UserError
 from cluster.manifest import Manifest, Shard, StoredFile, TableManifest, fingerprint
 from cluster.storage import open_storage
@@ -25,6 +26,11 @@ __all__ = [
 ]
 
 _NOT_ARTIFACTS = ("runs", "releases", "code")
+
+
+def open_store(definition: str, storage: str | None) -> "ArtifactStore":
+    """Return the store of a cluster definition, by its name or file, or the one at the root ``storage``."""
+    return ArtifactStore(storage or load_definition(definition).storage)
 
 
 class ArtifactStore:

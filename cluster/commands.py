@@ -1,19 +1,10 @@
 """Commands about the machine and about what is stored: doctor, runs, artifacts."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from cluster.artifacts import ArtifactStore
-
-DefinitionOption = Annotated[
-    str,
-    typer.Option("--definition", "-d", help="Cluster definition: a YAML file, or a name such as `local`."),
-]
-StorageOption = Annotated[
-    str | None, typer.Option("--storage", help="Where artifacts live, instead of the definition's `storage`.")
-]
+from cluster.options import DefinitionOption, StorageOption
 
 runs = typer.Typer(help="Past runs.", no_args_is_help=True)
 artifacts = typer.Typer(help="What is stored.", no_args_is_help=True)
@@ -49,10 +40,11 @@ def runs_ls(definition: DefinitionOption = "local", storage: StorageOption = Non
     from rich.console import Console
     from rich.table import Table
 
+    from cluster.artifacts import open_store
     from cluster.runs import Run
 
     table = Table("run", "recipe", "state", "started", "stages", box=None, pad_edge=False)
-    for run in Run.list(_store(definition, storage).storage):
+    for run in Run.list(open_store(definition, storage).storage):
         record = run.record
         table.add_row(record.id, record.name, record.state, record.created_at[:19], str(len(record.stages)))
     Console().print(table)
@@ -71,9 +63,10 @@ def runs_show(
     from rich.console import Console
     from rich.table import Table
 
+    from cluster.artifacts import open_store
     from cluster.runs import Run
 
-    record = Run.find(_store(definition, storage).storage, run).record
+    record = Run.find(open_store(definition, storage).storage, run).record
     console = Console()
     console.print(f"[bold]{record.name}[/] {record.id}: {record.state}", highlight=False)
     stages = Table("stage", "artifact", "rows", "seconds", "", box=None, pad_edge=False)
@@ -98,8 +91,10 @@ def artifacts_ls(definition: DefinitionOption = "local", storage: StorageOption 
     from rich.console import Console
     from rich.table import Table
 
+    from cluster.artifacts import open_store
+
     table = Table("artifact", "rows", "MiB", "seconds", "made", box=None, pad_edge=False)
-    for manifest in _store(definition, storage).list():
+    for manifest in open_store(definition, storage).list():
         shards = [shard for made in manifest.tables.values() for shard in made.shards]
         size = sum(shard.num_bytes for shard in shards) + sum(file.num_bytes for file in manifest.files)
         rows = sum(shard.rows for shard in shards)
@@ -125,9 +120,10 @@ def artifacts_show(
     """
     from rich.console import Console
 
+    from cluster.artifacts import open_store
     from cluster.errors import UserError
 
-    manifests = _store(definition, storage).list()
+    manifests = open_store(definition, storage).list()
     found = [manifest for manifest in manifests if manifest.key.startswith(key)]
     if not found:
         stages = ", ".join(sorted({manifest.stage for manifest in manifests})) or "nothing is stored"
@@ -139,30 +135,27 @@ def artifacts_show(
 @artifacts.command("gc")
 def artifacts_gc(
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it the list is only printed.")] = False,
+    keep_runs: Annotated[
+        int | None, typer.Option(min=0, help="Let go of what only runs older than the newest N need.")
+    ] = None,
     definition: DefinitionOption = "local",
     storage: StorageOption = None,
 ) -> None:
     """Remove artifacts that no run and no release needs, half-written ones among them.
 
-    Example: stope artifacts gc --yes
+    Example: stope artifacts gc --keep-runs 5 --yes
     """
     from rich.console import Console
 
+    from cluster.artifacts import open_store
     from cluster.roots import rooted_keys
 
-    store = _store(definition, storage)
-    removed = store.collect(rooted_keys(store), dry_run=not yes)
+    store = open_store(definition, storage)
+    removed = store.collect(rooted_keys(store, keep_runs), dry_run=not yes)
     console = Console()
     for key in removed:
         console.print(f"{'removed' if yes else 'would remove'} {key}", highlight=False)
     if not removed:
         console.print("nothing to remove")
     elif not yes:
-        console.print("Nothing was deleted. To delete: stope artifacts gc --yes")
-
-
-def _store(definition: str, storage: str | None) -> "ArtifactStore":
-    from cluster.artifacts import ArtifactStore
-    from cluster.definition import load_definition
-
-    return ArtifactStore(storage or load_definition(definition).storage)
+        console.print("Nothing was deleted. To delete, add --yes")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from cluster.artifacts import ArtifactStore
 from cluster.errors import UserError
@@ -19,7 +19,7 @@ class ReleaseRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    """Unique in a store, and later names sort later: <recipe>-<date>-<time>."""
+    """Unique in a store, and later names sort later: <date>-<time>-<recipe>."""
     run: str
     """The run that made it."""
     created_at: str
@@ -51,8 +51,16 @@ def create(
 def listed(store: ArtifactStore) -> list[ReleaseRecord]:
     """Return all releases, newest first."""
     keys = [key for key in store.storage.list("releases") if key.endswith("/record.json")]
-    records = [ReleaseRecord.model_validate(json.loads(store.storage.read(key))) for key in keys]
+    records = [_load(store, key) for key in keys]
     return sorted(records, key=lambda record: (record.created_at, record.name), reverse=True)
+
+
+def _load(store: ArtifactStore, key: str) -> ReleaseRecord:
+    try:
+        return ReleaseRecord.model_validate_json(store.storage.read(key))
+    except ValidationError as error:
+        where = store.storage.locate(key)
+        raise UserError("a release's record does not read", where=where, fix="delete this file") from error
 
 
 def find(store: ArtifactStore, name: str) -> ReleaseRecord:

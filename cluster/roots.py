@@ -5,10 +5,14 @@ from cluster.artifacts import ArtifactStore
 from cluster.runs import Run
 
 
-def rooted_keys(store: ArtifactStore) -> set[str]:
+def rooted_keys(store: ArtifactStore, keep_runs: int | None) -> set[str]:
     """Return the keys of the artifacts that runs and releases name.
 
     A run that failed or was interrupted is a root too: the same command resumes it.
+
+    Args:
+        store: Whose runs and releases are read.
+        keep_runs: How many of the newest runs count; None for all.
     """
-    made = {stage.key for run in Run.list(store.storage) for stage in run.record.stages}
+    made = {stage.key for run in Run.list(store.storage)[:keep_runs] for stage in run.record.stages}
     return made.union(*(record.artifacts.values() for record in releases.listed(store)))

@@ -123,9 +123,16 @@ class Session:
             asked["label_selector"] = {"ray.io/node-group": wanted.group}
         return asked
 
-    def num_threads(self, role: RoleName) -> int:
-        """Return how many threads one actor of ``role`` computes with, at least 1."""
-        return max(1, int(self.definition.role(role).cpus))
+    def num_threads(self, role: RoleName, actors: int) -> int:
+        """Return how many threads one of ``actors`` actors of ``role`` computes with, at least 1.
+
+        On the embedded cluster they share all its cores; elsewhere an actor has what its role says.
+        """
+        wanted = self.definition.role(role)
+        if not self.definition.is_local:
+            return max(1, int(wanted.cpus))
+        cores, _ = local_limits(self.definition.group(wanted.group))
+        return max(1, int(cores) // actors)
 
     def pool(self, role: RoleName) -> tuple[int, int]:
         """Return the fewest and the most actors of ``role``.
@@ -213,7 +220,7 @@ class Session:
                 where=f"definition {self.definition.name}",
                 got=str(error),
                 expected=f"to run on the head of a {self.definition.provider.kind} cluster",
-                fix="send the run there with `stope submit`, or take `--cluster local`",
+                fix="start the command on the head of that cluster, or take `--definition local`",
             ) from error
 
     def _set_environment(self, wanted: dict[str, str]) -> None:

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from cluster.options import DefinitionOption, StorageOption
+
 RecipeArgument = Annotated[
     str, typer.Argument(help="A YAML file, or the name of a recipe that ships with Stope.")
 ]
@@ -13,15 +15,8 @@ SetOption = Annotated[
         "--set", metavar="KEY=VALUE", help="Replace a setting, e.g. --set train.epochs=2. Repeatable."
     ),
 ]
-DefinitionOption = Annotated[
-    str,
-    typer.Option("--definition", "-d", help="Cluster definition: a YAML file, or a name such as `local`."),
-]
-StorageOption = Annotated[
-    str | None, typer.Option("--storage", help="Where artifacts live, instead of the definition's `storage`.")
-]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Say what is cached, partial or to run, and start nothing.")
+    bool, typer.Option("--dry-run", help="Say what is cached, partial or to run, and compute nothing.")
 ]
 
 mine = typer.Typer(help="Hard negatives.", no_args_is_help=True)

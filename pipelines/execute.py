@@ -100,7 +100,8 @@ def execute(
             run.record_stage(step.key, step.stage, "running")
             artifact = _compute(step, by_key, store, session, progress)
         done[name] = by_key[step.key] = Done(step, artifact, cached, 0.0 if cached else monotonic() - started)
-        run.record_stage(step.key, step.stage, "done", done[name].rows, done[name].seconds, cached)
+        if artifact is not None:
+            run.record_stage(step.key, step.stage, "done", done[name].rows, done[name].seconds, cached)
         progress.log(line_of(done[name]))
     return done
 
@@ -114,6 +115,12 @@ def _compute(
     progress.begin(step.stage)
     try:
         return step.run(Work(step, present, writer, session, progress))
+    except Exception:
+        # Of two runs at once the one that commits first sweeps the other's shards away: its result is ours too.
+        winner = store.find(step.stage, step.label, step.fingerprint)
+        if winner is None:
+            raise
+        return winner
     finally:
         progress.end()
 

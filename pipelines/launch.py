@@ -63,7 +63,8 @@ def launch(
                 "Stopped. Finished shards and checkpoints are kept: the same command goes on from there."
             )
             raise
-        except BaseException:
+        except BaseException as error:
+            run.event(f"{type(error).__name__}: {error}")
             run.finish("failed")
             raise
         run.finish("done")

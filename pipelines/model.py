@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.artifacts import Artifact
+from cluster.errors import UserError
 from pipelines.steps import Step, label_of
 
 if TYPE_CHECKING:
@@ -125,11 +126,22 @@ class Model:
         Raises:
             ModelError: The source is no model that can be loaded.
         """
-        from models.checkpoint import describe_model, model_digest, resolve_model
+        from models.checkpoint import resolve_model
+        from models.layout import describe_model, max_positions, model_digest, read_config
         from models.precision import device_kind, resolve_dtype
         from models.prompts import Prompts
 
         directory = resolve_model(config.source)
+        limit = max_positions(read_config(directory))
+        for key in ("max_query_tokens", "max_document_tokens"):
+            if limit and getattr(config, key) > limit:
+                raise UserError(
+                    f"{key} exceeds the model's positions",
+                    where=config.source,
+                    got=str(getattr(config, key)),
+                    expected=f"at most {limit}",
+                    fix=f"set {key}: {limit} where the recipe names the model",
+                )
         description = describe_model(directory)
         prompts = description.prompts
         if config.prompts is not None:

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.errors import UserError
 from cluster.yaml_model import load_yaml_model
 from pipelines.encode.config import EncodeConfig
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.index.config import IndexConfig
-from pipelines.ingest.config import DataConfig
+from pipelines.ingest.config import DataConfig, DocstringsConfig
 from pipelines.model import ModelConfig
+from pipelines.schemas import Split
 from pipelines.search.config import SearchConfig
 from pipelines.select.config import SelectConfig
 from pipelines.train.config import TrainConfig
@@ -26,7 +27,7 @@ class MineConfig(BaseModel):
 
     teacher: ModelConfig | None = None
     """The model that finds the candidates. Null: the model that will be trained."""
-    split: str = "train"
+    split: Split = "train"
     """Whose queries get negatives."""
     search: SearchConfig = SearchConfig()
     """How deep, and with which backend."""
@@ -46,8 +47,8 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    """What listings and releases call the run."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """What listings and releases call the run: letters, digits, dots, dashes and underscores."""
     data: DataConfig
     """Where documents, queries and labels come from."""
     model: ModelConfig
@@ -70,6 +71,18 @@ class Recipe(BaseModel):
             raise ValueError(f"train.num_negatives ({used}) exceeds mine.select.num_negatives ({mined})")
         return self
 
+    @model_validator(mode="after")
+    def _batches_hold_a_text(self) -> "Recipe":
+        for key, model in (("model", self.model), ("mine.teacher", self.mine.teacher or self.model)):
+            longest = max(model.max_query_tokens, model.max_document_tokens)
+            # Batches are padded to multiples of 16.
+            if self.encode.token_budget < longest + 15:
+                raise ValueError(
+                    f"encode.token_budget ({self.encode.token_budget}) does not hold one text of {key} "
+                    f"({longest} tokens, padded)"
+                )
+        return self
+
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe.
@@ -87,17 +100,22 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         shipped = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
         raise UserError("no such recipe", got=name_or_path, expected=f"a YAML file, or one of: {shipped}")
-    return _anchored(load_yaml_model(path, Recipe, overrides), path.resolve().parent, overrides)
+    return _anchored(
+        load_yaml_model(path, Recipe, [_absolute(each) for each in overrides]), path.resolve().parent
+    )
 
 
-def _anchored(recipe: Recipe, folder: Path, overrides: Sequence[str]) -> Recipe:
-    """Return the recipe with the data's paths absolute: a file's count from the file, a setting's from here."""
-    path = getattr(recipe.data, "path", None)
-    if path is None:
+def _absolute(setting: str) -> str:
+    """Return a ``data.path=...`` setting with its path absolute: what is typed counts from here."""
+    key, _, value = setting.partition("=")
+    is_path = (key == "data.path" or key.startswith("data.path.")) and not value.startswith("{")
+    return f"{key}={Path(value).expanduser().absolute()}" if is_path else setting
+
+
+def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+    """Return the recipe with the data's paths absolute: what a file says counts from the file's folder."""
+    if isinstance(recipe.data, DocstringsConfig):
         return recipe
-    anchor = Path.cwd() if any(setting.startswith("data.path") for setting in overrides) else folder
-    if isinstance(path, str):
-        absolute: object = str(anchor / Path(path).expanduser())
-    else:
-        absolute = path.anchored(anchor)
+    path = recipe.data.path
+    absolute = str(folder / Path(path).expanduser()) if isinstance(path, str) else path.anchored(folder)
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": absolute})})

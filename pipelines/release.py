@@ -3,20 +3,14 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from cluster import releases
 from cluster.artifacts import Artifact, ArtifactStore
-from cluster.definition import load_definition
 from cluster.errors import UserError
 from cluster.releases import ReleaseRecord
 from cluster.runs import Run
 from pipelines.recipe import Recipe
-
-
-def open_store(definition: str, storage: str | None) -> ArtifactStore:
-    """Return the store of a definition, or at another root."""
-    return ArtifactStore(storage or load_definition(definition).storage)
 
 
 def create_release(store: ArtifactStore, run: Run) -> ReleaseRecord:
@@ -26,7 +20,15 @@ def create_release(store: ArtifactStore, run: Run) -> ReleaseRecord:
         UserError: The run has not come as far as the index, or an artifact of it is gone.
     """
     trained, index = (_artifact_of(store, run, stage) for stage in ("train", "index"))
-    recipe = Recipe.model_validate(run.record.recipe)
+    try:
+        recipe = Recipe.model_validate(run.record.recipe)
+    except ValidationError as error:
+        raise UserError(
+            "the run's recipe was written by another version of Stope",
+            where=run.id,
+            got=f"{error.error_count()} settings that do not fit",
+            fix="run the recipe again; what is cached is not computed again",
+        ) from error
     manifest = _manifest(trained.directory("model"), index, recipe, run)
     artifacts = {"model": trained.key, "index": index.key}
     return releases.create(store, recipe.name, run.id, artifacts, manifest)

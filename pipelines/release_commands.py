@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands import DefinitionOption, StorageOption
+from cluster.options import DefinitionOption, StorageOption
 
 release = typer.Typer(help="Releases: a model and its index, bound for serving.", no_args_is_help=True)
 
@@ -21,8 +21,9 @@ def create(
     """
     from rich.console import Console
 
+    from cluster.artifacts import open_store
     from cluster.runs import Run
-    from pipelines.release import create_release, open_store
+    from pipelines.release import create_release
 
     store = open_store(definition, storage)
     Console().print(create_release(store, Run.find(store.storage, run)).name, highlight=False)
@@ -38,7 +39,7 @@ def ls(definition: DefinitionOption = "local", storage: StorageOption = None) ->
     from rich.table import Table
 
     from cluster import releases
-    from pipelines.release import open_store
+    from cluster.artifacts import open_store
 
     table = Table("release", "run", "model", "index", box=None, pad_edge=False)
     for record in releases.listed(open_store(definition, storage)):

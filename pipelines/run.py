@@ -12,7 +12,7 @@ from pipelines.search.lexical import lexical_step
 from pipelines.search.pipeline import search_step
 from pipelines.select.pipeline import select_step
 from pipelines.steps import Step
-from pipelines.train.pipeline import plan_step, train_step
+from pipelines.train.pipeline import num_workers, plan_step, train_step
 
 TARGETS = {
     "encode": ("embeddings",),
@@ -26,7 +26,7 @@ TARGETS = {
 
 
 def plan(recipe: Recipe, session: Session) -> dict[str, Step]:
-    """Return the steps of a recipe by name, in order; nothing but the model's files is read.
+    """Return the steps of a recipe by name, in order; the data and model files are hashed, nothing is computed.
 
     Args:
         recipe: The run.
@@ -43,7 +43,7 @@ def plan(recipe: Recipe, session: Session) -> dict[str, Step]:
     steps["candidates"] = search_step(data, steps["embeddings"], mine.split, mine.search)
     steps["groups"] = select_step(data, steps["candidates"], mine.select)
     steps["order"] = plan_step(data, steps["groups"], model, recipe.train)
-    steps["trained"] = train_step(steps["order"], model, recipe.train)
+    steps["trained"] = train_step(steps["order"], model, recipe.train, num_workers(session))
     tuned = model.trained(steps["trained"])
     steps["base_embeddings"] = encode_step(data, model, (mine.split, held_out), recipe.encode)
     steps["base_ranking"] = search_step(data, steps["base_embeddings"], held_out, evaluation)

@@ -4,9 +4,14 @@ Dense int64 ordinals (``doc``, ``query``), global to one ingest artifact, key al
 joined back at the edges. A schema carries its name and version in its metadata, and both reach the manifest.
 """
 
+from typing import Literal
+
 import pyarrow as pa
 
 from cluster.errors import UserError
+
+Split = Literal["train", "dev", "test"]
+"""The splits a query can belong to."""
 
 
 def _table(name: str, version: int, fields: list[pa.Field]) -> pa.Schema:

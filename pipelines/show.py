@@ -97,7 +97,7 @@ def metrics(console: Console, artifact: Artifact) -> None:
         bounds = (f"{of_run[name]['ci_low']:+.3f} {of_run[name]['ci_high']:+.3f}" for name in names)
         table.add_row("95% interval", *bounds, style="dim")
     asked = f"{artifact.manifest.summary['num_queries']:,} queries"
-    console.print(f"\n[bold]{rows[0]['dataset']}, {rows[0]['split']}[/]  {asked}", highlight=False)
+    console.print(f"\n[bold]{escape(rows[0]['dataset'])}, {rows[0]['split']}[/]  {asked}", highlight=False)
     console.print(table)
 
 
@@ -125,7 +125,7 @@ def next_commands(console: Console, release: str, recipe: str, query: str) -> No
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+    return ", ".join(f"{escape(name.replace('_', ' '))} {count:,}" for name, count in counts.items())
 
 
 def _line(text: str) -> str:

@@ -124,6 +124,11 @@ async def search(request: Request) -> Response:
     if asked.k > replica.config.max_results:
         raise ApiError(400, f"k is at most {replica.config.max_results}, got {asked.k}", "k", "invalid_value")
     queries, ids = parse_input(asked.query, replica.config.max_inputs, "query")
+    if len(queries) * asked.k > replica.config.max_request_results:
+        most = replica.config.max_request_results
+        raise ApiError(
+            400, f"{len(queries)} queries x k {asked.k} exceed {most} documents", "k", "invalid_value"
+        )
     if ids is not None:
         raise ApiError(400, "query must be a string or a list of strings", "query", "invalid_value")
     found, num_tokens = await replica.search(queries, asked.k, asked.truncate)

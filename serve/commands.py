@@ -1,9 +1,12 @@
 """Commands about serving."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from cluster.options import DefinitionOption, StorageOption
 
 serve = typer.Typer(help="Online serving of a release.", no_args_is_help=True)
 
@@ -21,13 +24,8 @@ def run(
     max_queued_tokens: Annotated[
         int, typer.Option(help="Beyond this requests are refused with 429.")
     ] = 300_000,
-    definition: Annotated[
-        str, typer.Option("--definition", "-d", help="Cluster definition: a file or a name.")
-    ] = "local",
-    storage: Annotated[
-        str | None, typer.Option("--storage", help="Instead of the definition's `storage`.")
-    ] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show Ray's own logs.")] = False,
+    definition: DefinitionOption = "local",
+    storage: StorageOption = None,
 ) -> None:
     """Serve a release until Ctrl-C: /v1/embeddings, /v1/search, /v1/models, /health, /ready and a page at /.
 
@@ -45,6 +43,14 @@ def run(
     from serve.run import serve_release
 
     loaded = load_definition(definition)
+    if not loaded.is_local:
+        raise UserError(
+            "releases are served on the machine of the command only",
+            where=f"definition {loaded.name}",
+            got=loaded.provider.kind,
+            expected="local",
+            fix="take --definition local with --storage of the cluster",
+        )
     store = ArtifactStore(storage or loaded.storage)
     record = releases.find(store, release)
     try:
@@ -58,15 +64,13 @@ def run(
 
     with releases.opened(store, record) as directory:
         console.print(f"Loading {record.name} ...", highlight=False)
-        serve_release(directory, Session(loaded, quiet=not debug), config, on_ready)
+        serve_release(directory, Session(loaded, quiet="--debug" not in sys.argv), config, on_ready)
 
 
 @serve.command("key")
 def key(
     name: Annotated[str, typer.Argument(help="Whose key it is.")],
-    keys_file: Annotated[Path, typer.Option(help="Kept as hashes; made if absent.")] = Path(
-        "stope-keys.json"
-    ),
+    keys_file: Annotated[Path, typer.Option(help="Kept as hashes; made if absent.")] = Path("stope.keys"),
     revoke: Annotated[bool, typer.Option("--revoke", help="Take the key of this name back.")] = False,
 ) -> None:
     """Make an API key and print it once, or take one back.

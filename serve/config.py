@@ -46,6 +46,9 @@ class ServeConfig(BaseModel):
     max_results: int = Field(1_000, ge=1)
     """Largest ``k`` of a search."""
 
+    max_request_results: int = Field(20_000, ge=1)
+    """Most documents of one search request, all of its queries together."""
+
     max_body_bytes: int = Field(8 * 1024 * 1024, ge=1)
     """Most bytes of a request's body."""
 

@@ -175,12 +175,12 @@ def _kind_of(value: object) -> str:
 
 
 def check_model(asked: str | None, served: str) -> None:
-    """Refuse a request for another model than the one served.
+    """Refuse a request for another model than the one served; "stope" is whatever is served.
 
     Raises:
         ApiError: 404.
     """
-    if asked is not None and asked != served:
+    if asked not in (None, "stope", served):
         raise ApiError(
             404, f"model {asked[:128]!r} is not served here; use {served!r}", "model", "model_not_found"
         )

@@ -123,7 +123,12 @@ def training(folder, session, **settings):
     data = data_step()
     groups = groups_step(data)
     plan = plan_step(data, groups, model, train)
-    return {"data": data, "groups": groups, "plan": plan, "trained": train_step(plan, model, train)}
+    return {
+        "data": data,
+        "groups": groups,
+        "plan": plan,
+        "trained": train_step(plan, model, train, workers=2),
+    }
 
 
 class Silent:

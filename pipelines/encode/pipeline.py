@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.artifacts import Artifact, ArtifactWriter
+from cluster.errors import UserError
 from models.prompts import Kind
 from pipelines import schemas
 from pipelines.encode.config import EncodeConfig
@@ -45,6 +46,7 @@ def encode_step(data: Step, model: Model, splits: Sequence[str], config: EncodeC
 
 def _run(work: Work, model: Model, splits: tuple[str, ...], config: EncodeConfig) -> Artifact:
     data = work.inputs["data"]
+    _check_splits(data, splits)
     missing: list[dict[str, Any]] = [
         {"table": table, "index": index, "rows": data.manifest.tables[table].shards[index].rows}
         for table in TABLES
@@ -75,6 +77,18 @@ def _run(work: Work, model: Model, splits: tuple[str, ...], config: EncodeConfig
         "device": model.device,
     }
     return work.commit({table: data.num_shards(table) for table in TABLES}, summary)
+
+
+def _check_splits(data: Artifact, splits: tuple[str, ...]) -> None:
+    present = set(data.read("qrels", columns=["split"]).column("split").to_pylist())
+    for split in splits:
+        if split not in present:
+            raise UserError(
+                "the data has no labelled query in a split that the recipe uses",
+                where=f"mine.split or evaluate.split = {split}",
+                expected=", ".join(sorted(present)),
+                fix="name a split that is there, or give the data one",
+            )
 
 
 def _graph(

@@ -4,13 +4,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.schemas import Split
+
 
 class EvaluateConfig(BaseModel):
     """Retrieval metrics over the whole corpus, before and after training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    split: str = "test"
+    split: Split = "test"
     """Whose queries are asked. Choose with dev, report test once."""
     baselines: tuple[Literal["bm25"], ...] = ("bm25",)
     """Rankings that stand beside the model's."""
@@ -18,5 +20,5 @@ class EvaluateConfig(BaseModel):
     """Documents ranked for each query; recall@100 needs 100."""
     bootstrap_samples: int = Field(default=2000, ge=100)
     """Resamples of the queries behind every 95% interval."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Of the resampling."""

@@ -36,7 +36,7 @@ def evaluate_step(data: Step, rankings: Mapping[str, Step], config: EvaluateConf
         label=f"{data.label}-{config.split}",
         stage_version=STAGE_VERSION,
         identity=config.model_dump(mode="json"),
-        libraries=("ir-measures", "pytrec-eval-terrier"),
+        libraries=("ir-measures", "numpy", "pytrec-eval-terrier"),
         inputs={"data": data, **rankings},
         run=partial(_run, names=tuple(rankings), config=config),
     )

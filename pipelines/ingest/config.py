@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Split = Literal["train", "dev", "test"]
+from pipelines.schemas import Split
+
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
@@ -45,7 +46,7 @@ class _Source(_Config):
     max_queries: Annotated[int, Field(ge=1)] | dict[Split, Annotated[int, Field(ge=0)]] | None = None
     """Most queries kept, as one number for each split or as {train: 2000}; null keeps all. Drawn by a hash of
     the query's id."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of every draw: the split, ``limit`` and ``max_queries``."""
     shard_tokens: int = Field(default=1_048_576, ge=1)
     """Estimated tokens (4 bytes of UTF-8 each) in a shard of documents; a shard is the unit of later work."""
@@ -87,9 +88,9 @@ class BeirFiles(_Config):
     def anchored(self, folder: Path) -> "BeirFiles":
         """Return the same files with paths that count from ``folder``."""
         return BeirFiles(
-            corpus=str(folder / self.corpus),
-            queries=str(folder / self.queries),
-            qrels={split: str(folder / path) for split, path in self.qrels.items()},
+            corpus=str(folder / Path(self.corpus).expanduser()),
+            queries=str(folder / Path(self.queries).expanduser()),
+            qrels={split: str(folder / Path(path).expanduser()) for split, path in self.qrels.items()},
         )
 
 

@@ -1,5 +1,6 @@
 """Ingest runs in the driver process: reading is bound by one disk and needs no cluster."""
 
+import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.artifacts import Artifact
+from cluster.errors import UserError
 from pipelines.ingest.beir import beir_files, read_beir
 from pipelines.ingest.catalog import Catalog, read_catalog
 from pipelines.ingest.config import SPLITS, BeirConfig, DataConfig, DocstringsConfig
@@ -34,10 +36,11 @@ def ingest_step(config: DataConfig) -> Step:
     sources: dict[str, str]
     read: Callable[[], Collection]
     libraries: tuple[str, ...] = ()
+    files: dict[str, Path] = {}
     if isinstance(config, DocstringsConfig):
-        sources = package_versions(config.packages)
+        sources = package_versions(config.packages) | {"python": platform.python_version()}
         read = partial(read_docstrings, config)
-        libraries = ("numpy", "regex")
+        libraries = ("numpy", "regex", "scipy")
     elif isinstance(config, BeirConfig):
         files = beir_files(config)
         sources = _digests(files)
@@ -46,7 +49,7 @@ def ingest_step(config: DataConfig) -> Step:
         files = pairs_file(config)
         sources = _digests(files)
         read = partial(read_pairs, config, files["pairs"])
-        libraries = ("numpy", "regex")
+        libraries = ("numpy", "regex", "scipy")
     # Where the files lie does not matter, what they hold does.
     identity = {"config": config.model_dump(mode="json", exclude={"path"}), "sources": sources}
     return Step(
@@ -56,7 +59,7 @@ def ingest_step(config: DataConfig) -> Step:
         identity=identity,
         libraries=libraries,
         inputs={},
-        run=partial(_run, config, read),
+        run=partial(_run, config, read, files),
     )
 
 
@@ -64,7 +67,7 @@ def _digests(files: dict[str, Path]) -> dict[str, str]:
     return {role: sha256_of(path) for role, path in files.items()}
 
 
-def _run(config: DataConfig, read: Callable[[], Collection], work: Work) -> Artifact:
+def _run(config: DataConfig, read: Callable[[], Collection], files: dict[str, Path], work: Work) -> Artifact:
     work.progress.note("reading and checking")
     collection = read()
     catalog = read_catalog(collection, config)
@@ -83,6 +86,8 @@ def _run(config: DataConfig, read: Callable[[], Collection], work: Work) -> Arti
     )
     work.writer.write_shard("qrels", 0, _qrels_table(catalog.judgments))
     work.writer.write_shard("quarantine", 0, catalog.quarantine.table())
+    if files and _digests(files) != work.step.identity["sources"]:
+        raise _changed()
     return work.commit(
         {"documents": num_documents, "queries": num_queries, "qrels": 1, "quarantine": 1},
         summary=_summary(catalog) | collection.facts,
@@ -98,7 +103,12 @@ def _kept(rows: Iterable[_Row | BadRow], kept_rows: Sequence[int]) -> Iterator[_
         if not isinstance(row, BadRow) and row.row == following:
             yield row
             following = next(wanted, None)
-    assert following is None, "the source changed between two passes"
+    if following is not None:
+        raise _changed()
+
+
+def _changed() -> UserError:
+    return UserError("a source file changed while it was read", fix="run the same command again")
 
 
 def estimated_tokens(text: str) -> int:

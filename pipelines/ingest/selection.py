@@ -7,7 +7,8 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.ingest.config import SPLITS, Split
+from pipelines.ingest.config import SPLITS
+from pipelines.schemas import Split
 
 
 @dataclass(frozen=True)

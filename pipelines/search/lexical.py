@@ -25,7 +25,7 @@ def lexical_step(data: Step, split: str, retrieval_depth: int) -> Step:
         label=f"{data.label}-bm25-{split}",
         stage_version=STAGE_VERSION,
         identity={"retriever": "bm25", "split": split, "retrieval_depth": retrieval_depth},
-        libraries=("bm25s",),
+        libraries=("bm25s", "numpy", "regex"),
         inputs={"data": data},
         run=partial(_run, split=split, retrieval_depth=retrieval_depth),
     )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cluster.artifacts import Artifact, ArtifactWriter
+from models.precision import device_kind
 from models.search.exact import Documents
 from pipelines.search.config import SearchConfig
 from pipelines.search.grid import Grid
@@ -44,7 +45,7 @@ class Searcher:
         if row["group"] != self._group:
             shards = range(*self._grid.document_groups[row["group"]])
             ids, doc_ND = read_embeddings(self._embeddings, "documents", shards)
-            self._documents = Documents(doc_ND, int(ids[0]))
+            self._documents = Documents(doc_ND, int(ids[0]), device_kind())
             self._group = row["group"]
         shards_of_range = self._grid.query_ranges[row["range"]]
         queries, positives = range_queries(self._data, self._embeddings, self._split, shards_of_range)

@@ -15,7 +15,7 @@ class FilterConfig(BaseModel):
     method: Literal["naive", "shifted", "absolute", "margin_pos", "perc_pos"] = "perc_pos"
     """naive: none. shifted: the first `shift` ranks. absolute: scores above `threshold`. margin_pos: scores not
     below the positive's minus `threshold`. perc_pos: scores not below `threshold` times the positive's."""
-    threshold: float | None = None
+    threshold: float | None = Field(default=None, allow_inf_nan=False)
     """Null: the best value of NV-Retriever, table 1 (absolute .7, margin_pos .05, perc_pos .95)."""
     shift: int = Field(default=10, ge=0)
     """Ranks dropped by `shifted`."""
@@ -48,11 +48,11 @@ class SelectConfig(BaseModel):
     top1_sampled: the best survivor, the others drawn."""
     sample_from: int = Field(default=10, ge=1)
     """Survivors that sampling draws from."""
-    sample_temperature: float = Field(default=1.0, gt=0)
+    sample_temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """1 is nearly uniform on cosines; .05 prefers the hard ones."""
     starved: Literal["keep_fewer", "drop"] = "keep_fewer"
     """What becomes of a query with fewer survivors than `num_negatives`: fewer negatives, or no group."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Of sampling; every query draws from a generator of its own."""
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ class InfonceConfig(BaseModel):
 
     name: Literal["infonce"] = "infonce"
     """Name in models.losses.LOSSES."""
-    false_negative_margin: float | None = None
+    false_negative_margin: float | None = Field(default=None, allow_inf_nan=False)
     """Leave out a document whose cosine exceeds that of the query's positive by more than this. Null: keep
     all."""
 

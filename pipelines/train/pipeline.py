@@ -47,7 +47,7 @@ def plan_step(data: Step, groups: Step, model: Model, config: TrainConfig) -> St
     )
 
 
-def train_step(plan: Step, model: Model, config: TrainConfig) -> Step:
+def train_step(plan: Step, model: Model, config: TrainConfig, workers: int) -> Step:
     """Fine-tune ``model`` in the order of ``plan``.
 
     Returns:
@@ -56,6 +56,8 @@ def train_step(plan: Step, model: Model, config: TrainConfig) -> Step:
     """
     # How often a checkpoint is written leaves the result as it is.
     settings = config.model_dump(mode="json", exclude={"checkpoint_every_steps"})
+    if config.dropout:
+        settings["workers"] = workers
     return Step(
         stage="train",
         label=f"{model.label}-{plan.label}"[:80],
@@ -96,7 +98,7 @@ def _train(work: Work, model: Model, config: TrainConfig) -> Artifact:
     plan, data = work.inputs["plan"], work.inputs["data"]
     located = replace(model.locate(work.inputs), dtype=training_dtype(model, config))
     board = ray.remote(num_cpus=0)(Board).remote()
-    threads = work.session.num_threads("train")
+    threads = work.session.num_threads("train", num_workers(work.session))
     task = TrainTask(plan, data, work.writer, located, config, threads, board)
     num_steps = int(str(plan.manifest.summary["steps"]))
     with _shown(board, num_steps, work):

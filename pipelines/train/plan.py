@@ -101,7 +101,7 @@ def check_negatives(groups: Sequence[Group], num_negatives: int) -> None:
             where="train.num_negatives",
             got=str(num_negatives),
             expected=f"at most {most}",
-            fix=f"raise select.num_negatives to {num_negatives} or lower train.num_negatives to {most}",
+            fix=f"raise mine.select.num_negatives to {num_negatives} or lower train.num_negatives to {most}",
         )
 
 

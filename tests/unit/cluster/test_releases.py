@@ -48,8 +48,8 @@ def test_the_same_parts_are_not_released_twice(store, made):
 
 
 def test_what_a_release_needs_is_rooted(store, made):
-    assert rooted_keys(store) == set(made.artifacts.values())
-    assert store.collect(rooted_keys(store), dry_run=False) == []
+    assert rooted_keys(store, None) == set(made.artifacts.values())
+    assert store.collect(rooted_keys(store, 0), dry_run=False) == []
 
 
 def test_a_release_whose_index_was_damaged_is_refused(store, made):

@@ -40,8 +40,8 @@ def test_pools_of_a_cluster_are_the_definitions():
 def test_resources_and_threads_of_a_local_role():
     session = local()
     assert session.resources("encode") == {"num_cpus": 0.75, "num_gpus": 0}
-    assert session.num_threads("encode") == 1
-    assert Session(load_definition("h100x8")).num_threads("train") == 8
+    assert session.num_threads("encode", actors=10**6) == 1
+    assert Session(load_definition("h100x8")).num_threads("train", actors=3) == 8
 
 
 def test_more_than_the_machine_has_is_refused(monkeypatch):

@@ -16,7 +16,7 @@ def steps(dtype="bfloat16", **settings):
     model = Model(ModelConfig(source="tiny"), "digest", "mean", Prompts(), dtype, "cpu")
     config = TrainConfig(**settings)
     plan = plan_step(data, groups, model, config)
-    return plan, train_step(plan, model, config)
+    return plan, train_step(plan, model, config, workers=2)
 
 
 def test_a_setting_that_leaves_the_order_alone_keeps_the_plan():
