@@ -120,7 +120,7 @@ def _fit(task: TrainTask, session: "Session") -> None:
     import ray
     from ray.exceptions import RayActorError
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     from pipelines.train.failures import cause
 
@@ -128,7 +128,7 @@ def _fit(task: TrainTask, session: "Session") -> None:
     # Sharded checkpoints fit one number of ranks only: with another one the training starts afresh.
     name = f"ranks-{ranks}"
     resources = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"], "memory": asked.get("memory", 0)}
-    trainer = TorchTrainer(
+    trainer = DataParallelTrainer(
         partial(run_task, task),
         scaling_config=ScalingConfig(
             num_workers=ranks,
@@ -136,7 +136,6 @@ def _fit(task: TrainTask, session: "Session") -> None:
             resources_per_worker={name: amount for name, amount in resources.items() if amount},
             label_selector=asked.get("label_selector"),
         ),
-        torch_config=TorchConfig(backend="nccl" if asked["num_gpus"] else "gloo"),
         run_config=RunConfig(
             name=name,
             storage_path=task.writer.scratch_uri,

@@ -32,7 +32,9 @@ class TrainTask:
 
 
 def run_task(task: TrainTask) -> None:
-    """Train on one rank."""
+    """Train on one rank, in a process group with the others."""
+    from cluster.process_group import join_process_group
     from pipelines.train.worker import train_worker
 
+    join_process_group("nccl" if task.model.device == "cuda" else "gloo")
     train_worker(task)

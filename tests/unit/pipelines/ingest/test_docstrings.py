@@ -1,3 +1,4 @@
+import platform
 import sys
 import warnings
 from importlib import import_module
@@ -109,4 +110,4 @@ def test_versions_make_the_identity():
     versions = package_versions(("pydantic", "yaml"))
     assert set(versions) == {"pydantic", "yaml"}
     step = ingest_step(DocstringsConfig(packages=("pydantic",)))
-    assert step.identity["sources"] == {"pydantic": versions["pydantic"]}
+    assert step.identity["sources"] == {"pydantic": versions["pydantic"], "python": platform.python_version()}
