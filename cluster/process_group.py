@@ -20,6 +20,7 @@ def join_process_group(backend: str) -> None:
     import ray.train
     import ray.train.collective
     from torch import distributed
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -32,11 +33,12 @@ def join_process_group(backend: str) -> None:
     if rank == 0:
         listener = socket.create_server((node, 0))
         host, port = listener.getsockname()[:2]
-        store = distributed.TCPStore(
-            host, port, world, True, timeout, wait_for_workers=False, master_listen_fd=listener.detach()
+        descriptor = listener.detach()
+        store = TCPStore(
+            host, port, world, True, timeout, wait_for_workers=False, master_listen_fd=descriptor
         )
         ray.train.collective.broadcast_from_rank_zero((host, port))
     else:
         host, port = ray.train.collective.broadcast_from_rank_zero(None)
-        store = distributed.TCPStore(host, port, world, False, timeout, wait_for_workers=False)
+        store = TCPStore(host, port, world, False, timeout, wait_for_workers=False)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
