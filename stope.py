@@ -1,6 +1,7 @@
 """The command line of Stope: one Typer app that mounts the commands of the packages below."""
 
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -19,8 +20,17 @@ app = typer.Typer(
     epilog="Start with: stope demo",
 )
 
-for command in (demo, run, encode, train, evaluate, index, doctor):
-    app.command()(command)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "run": run,
+    "encode": encode,
+    "train": train,
+    "evaluate": evaluate,
+    "index": index,
+    "doctor": doctor,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 app.add_typer(mine, name="mine")
 app.add_typer(runs, name="runs")
 app.add_typer(artifacts, name="artifacts")

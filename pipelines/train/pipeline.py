@@ -13,7 +13,7 @@ from cluster.storage import MissingObject
 from pipelines.model import Model
 from pipelines.steps import Step, Work
 from pipelines.train.config import PLANNED, TrainConfig
-from pipelines.train.task import TrainTask, run_task
+from pipelines.train.task import TrainTask
 
 if TYPE_CHECKING:
     from cluster.session import Session
@@ -116,6 +116,15 @@ def num_workers(session: "Session") -> int:
     return min(most, session.pool("train")[1]) if session.definition.is_local else most
 
 
+def run_rank(task: TrainTask) -> None:
+    """Train on one rank, in a process group with the others; what Ray Train runs on every worker."""
+    from cluster.process_group import join_process_group
+    from pipelines.train.worker import train_worker
+
+    join_process_group("nccl" if task.model.device == "cuda" else "gloo")
+    train_worker(task)
+
+
 def _fit(task: TrainTask, session: "Session") -> None:
     import ray
     from ray.exceptions import RayActorError
@@ -129,7 +138,7 @@ def _fit(task: TrainTask, session: "Session") -> None:
     name = f"ranks-{ranks}"
     resources = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"], "memory": asked.get("memory", 0)}
     trainer = DataParallelTrainer(
-        partial(run_task, task),
+        partial(run_rank, task),
         scaling_config=ScalingConfig(
             num_workers=ranks,
             use_gpu=asked["num_gpus"] > 0,

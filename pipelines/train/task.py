@@ -1,4 +1,4 @@
-"""What the driver hands to every rank; imports no torch, so that the driver starts no second copy of it."""
+"""What the driver hands to every rank."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,12 +29,3 @@ class TrainTask:
     config: TrainConfig
     num_threads: int
     board: Any
-
-
-def run_task(task: TrainTask) -> None:
-    """Train on one rank, in a process group with the others."""
-    from cluster.process_group import join_process_group
-    from pipelines.train.worker import train_worker
-
-    join_process_group("nccl" if task.model.device == "cuda" else "gloo")
-    train_worker(task)
