@@ -15,11 +15,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo]"
+	@echo "Installing into $(VENV): one to two minutes, 2.3 GB"
+	$(PIP) install -qq --disable-pip-version-check -c constraints.txt -e ".[demo]"
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@echo "Installing into $(VENV) what the tests need"
+	$(PIP) install -qq --disable-pip-version-check -c constraints.txt -e ".[test]"
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo   ## install, then mine, train, evaluate and release a model on real data
