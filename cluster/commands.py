@@ -37,17 +37,16 @@ def runs_ls(definition: DefinitionOption = "local", storage: StorageOption = Non
 
     Example: stope runs ls
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from cluster.artifacts import open_store
+    from cluster.listing import print_rows
     from cluster.runs import Run
 
-    table = Table("run", "recipe", "state", "started", "stages", box=None, pad_edge=False)
-    for run in Run.list(open_store(definition, storage).storage):
-        record = run.record
-        table.add_row(record.id, record.name, record.state, record.created_at[:19], str(len(record.stages)))
-    Console().print(table)
+    records = [run.record for run in Run.list(open_store(definition, storage).storage)]
+    rows = [
+        (record.state, record.created_at[:19], f"{len(record.stages)} stages", record.id)
+        for record in records
+    ]
+    print_rows(("state", "started", "", "run"), rows)
 
 
 @runs.command("show")
@@ -56,30 +55,33 @@ def runs_show(
     definition: DefinitionOption = "local",
     storage: StorageOption = None,
 ) -> None:
-    """Show the stages and metrics of a run.
+    """Show the stages, the metrics and the end of a run.
 
     Example: stope runs show latest
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from cluster.artifacts import open_store
+    from cluster.listing import print_rows
     from cluster.runs import Run
 
     record = Run.find(open_store(definition, storage).storage, run).record
-    console = Console()
-    console.print(f"[bold]{record.name}[/] {record.id}: {record.state}", highlight=False)
-    stages = Table("stage", "artifact", "rows", "seconds", "", box=None, pad_edge=False)
-    for stage in record.stages:
-        cells = (f"{stage.rows:,}", f"{stage.seconds:.1f}", "cached" if stage.cached else "")
-        stages.add_row(stage.stage, stage.key, *cells)
-    console.print(stages)
+    print_rows(("state", "run"), [(record.state, record.id)])
+    stages = [
+        ("cached" if stage.cached else f"{stage.seconds:.1f} s", f"{stage.rows:,}", stage.state, stage.key)
+        for stage in record.stages
+    ]
+    print_rows(("time", "rows", "state", "artifact"), stages)
     if record.metrics:
-        metrics = Table("ranking", "metric", "value", "95% interval", box=None, pad_edge=False)
-        for row in record.metrics:
-            interval = f"{row['ci_low']:.4f} .. {row['ci_high']:.4f}" if row["ci_low"] is not None else ""
-            metrics.add_row(str(row["run"]), f"{row['metric']}@{row['k']}", f"{row['value']:.4f}", interval)
-        console.print(metrics)
+        metrics = [
+            (
+                *(f"{row[key]:.4f}" for key in ("value", "ci_low", "ci_high")),
+                f"{row['metric']}@{row['k']}",
+                str(row["run"]),
+            )
+            for row in record.metrics
+        ]
+        print_rows(("value", "low", "high", "metric", "ranking"), metrics)
+    for event in record.events:
+        print_rows(("at", "event"), [(event.at, event.text)])
 
 
 @artifacts.command("ls")
@@ -88,24 +90,17 @@ def artifacts_ls(definition: DefinitionOption = "local", storage: StorageOption 
 
     Example: stope artifacts ls
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from cluster.artifacts import open_store
+    from cluster.listing import print_rows
 
-    table = Table("artifact", "rows", "MiB", "seconds", "made", box=None, pad_edge=False)
+    rows = []
     for manifest in open_store(definition, storage).list():
         shards = [shard for made in manifest.tables.values() for shard in made.shards]
         size = sum(shard.num_bytes for shard in shards) + sum(file.num_bytes for file in manifest.files)
-        rows = sum(shard.rows for shard in shards)
-        table.add_row(
-            manifest.key,
-            f"{rows:,}",
-            f"{size / 2**20:.1f}",
-            f"{manifest.seconds:.1f}",
-            manifest.created_at[:19],
-        )
-    Console().print(table)
+        counted = f"{sum(shard.rows for shard in shards):,}"
+        cells = (counted, f"{size / 2**20:.1f}", f"{manifest.seconds:.1f}", manifest.created_at[:19])
+        rows.append((*cells, manifest.key))
+    print_rows(("rows", "MiB", "seconds", "made", "artifact"), rows)
 
 
 @artifacts.command("show")
@@ -154,7 +149,7 @@ def artifacts_gc(
     removed = store.collect(rooted_keys(store, keep_runs), dry_run=not yes)
     console = Console()
     for key in removed:
-        console.print(f"{'removed' if yes else 'would remove'} {key}", highlight=False)
+        console.print(f"{'removed' if yes else 'would remove'} {key}", highlight=False, soft_wrap=True)
     if not removed:
         console.print("nothing to remove")
     elif not yes:

@@ -46,7 +46,7 @@ def launch(
     with Session(definition, quiet="--debug" not in sys.argv) as session:
         steps = plan(recipe, session)
         if dry_run:
-            show.survey(console, steps, survey(steps, TARGETS[target], store))
+            show.survey(steps, survey(steps, TARGETS[target], store))
             return
         run = Run.create(
             store.storage, recipe.model_dump(mode="json"), definition.model_dump(mode="json"), recipe.name

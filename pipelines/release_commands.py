@@ -35,13 +35,10 @@ def ls(definition: DefinitionOption = "local", storage: StorageOption = None) ->
 
     Example: stope release ls
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from cluster import releases
     from cluster.artifacts import open_store
+    from cluster.listing import print_rows
 
-    table = Table("release", "run", "model", "index", box=None, pad_edge=False)
-    for record in releases.listed(open_store(definition, storage)):
-        table.add_row(record.name, record.run, record.artifacts["model"], record.artifacts["index"])
-    Console().print(table)
+    records = releases.listed(open_store(definition, storage))
+    rows = [(record.created_at[:19], record.run, record.name) for record in records]
+    print_rows(("made", "run", "release"), rows)

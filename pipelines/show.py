@@ -9,18 +9,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.artifacts import Artifact
+from cluster.listing import print_rows
 from pipelines.execute import Done
 from pipelines.steps import Step
 
 LABELS = {"ndcg": "nDCG", "mrr": "MRR", "recall": "recall"}
 
 
-def survey(console: Console, steps: Mapping[str, Step], states: Mapping[str, str]) -> None:
+def survey(steps: Mapping[str, Step], states: Mapping[str, str]) -> None:
     """Print what a run would do with every step."""
-    table = Table("stage", "step", "artifact", "state", box=None, pad_edge=False)
-    for name, state in states.items():
-        table.add_row(steps[name].stage, name, steps[name].key, state)
-    console.print(table)
+    rows = [(steps[name].stage, name, state, steps[name].key) for name, state in states.items()]
+    print_rows(("stage", "step", "state", "artifact"), rows)
 
 
 def ingested(console: Console, data: Artifact) -> None:

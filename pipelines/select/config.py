@@ -55,6 +55,12 @@ class SelectConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of sampling; every query draws from a generator of its own."""
 
+    @property
+    def resolved(self) -> "SelectConfig":
+        """The same settings with the threshold in force written out: equal rules have equal fingerprints."""
+        threshold = self.filter.resolved_threshold if self.filter.method in DEFAULT_THRESHOLDS else None
+        return self.model_copy(update={"filter": self.filter.model_copy(update={"threshold": threshold})})
+
     @model_validator(mode="after")
     def _enough_to_sample(self) -> "SelectConfig":
         if self.selection != "top" and self.sample_from < self.num_negatives:

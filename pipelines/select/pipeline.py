@@ -28,7 +28,7 @@ def select_step(data: Step, candidates: Step, config: SelectConfig) -> Step:
         stage="select",
         label=f"{data.label}-{config.filter.method}-{config.selection}",
         stage_version=STAGE_VERSION,
-        identity=config.model_dump(mode="json") | {"threshold": config.filter.resolved_threshold},
+        identity=config.resolved.model_dump(mode="json"),
         libraries=(),
         inputs={"data": data, "candidates": candidates},
         run=partial(_run, config=config),

@@ -161,3 +161,10 @@ def test_examples_show_distinct_documents():
 def test_settings_that_contradict_each_other_are_refused(settings):
     with pytest.raises(ValueError, match=r"sample_from|threshold"):
         SelectConfig.model_validate(settings)
+
+
+def test_a_default_threshold_written_out_is_the_same_rule():
+    said = SelectConfig(filter=FilterConfig(method="perc_pos", threshold=0.95))
+    assert said.resolved == SelectConfig(filter=FilterConfig(method="perc_pos")).resolved
+    assert said.resolved != SelectConfig(filter=FilterConfig(method="perc_pos", threshold=0.9)).resolved
+    assert SelectConfig(filter=FilterConfig(method="shifted")).resolved.filter.threshold is None
