@@ -39,7 +39,8 @@ def line_of(done: Done) -> str:
     """Return one line on a step that is through."""
     computed = f"{done.seconds:.1f} s"
     state = "not needed" if done.artifact is None else "cached" if done.cached else computed
-    return f"  [green]{done.step.stage:<9}[/]{done.rows:>10,} rows {state:>10}  [dim]{done.step.label}[/]"
+    rows = f"{done.rows:,} rows" if done.rows else ""
+    return f"  [green]{done.step.stage:<9}[/]{rows:>15} {state:>10}  [dim]{done.step.label}[/]"
 
 
 def survey(steps: Mapping[str, Step], targets: Sequence[str], store: ArtifactStore) -> dict[str, str]:

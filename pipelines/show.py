@@ -30,9 +30,8 @@ def ingested(console: Console, data: Artifact) -> None:
         f"\n[bold]Data[/]  {summary['documents']:,} documents, {summary['queries']:,} queries ({splits})",
         highlight=False,
     )
-    reasons = {reason: count for reason, count in data.manifest.counters.items() if count}
-    if reasons:
-        console.print("[bold]Set aside[/]  " + _counts(reasons), highlight=False)
+    if any(data.manifest.counters.values()):
+        console.print("[bold]Set aside[/]  " + _counts(data.manifest.counters), highlight=False)
     for note in summary.get("notes", []):  # type: ignore[union-attr]
         console.print(f"[yellow]note[/]  {escape(str(note))}", highlight=False)
 
@@ -124,7 +123,8 @@ def next_commands(console: Console, release: str, recipe: str, query: str) -> No
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{escape(name.replace('_', ' '))} {count:,}" for name, count in counts.items())
+    present = {name.replace("_", " "): count for name, count in counts.items() if count}
+    return ", ".join(f"{escape(name)} {count:,}" for name, count in present.items()) or "none"
 
 
 def _line(text: str) -> str:

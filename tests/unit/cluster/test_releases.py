@@ -61,4 +61,4 @@ def test_a_release_whose_index_was_damaged_is_refused(store, made):
 
 def test_an_unknown_name_lists_what_there_is(store, made):
     with pytest.raises(UserError, match=made.name):
-        releases.find(store, "lates")
+        releases.find(store, "no-such-release")
