@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from cluster.artifacts import ArtifactStore
@@ -132,16 +133,18 @@ def test_served_embeddings_equal_offline_ones(first_run, folder):
         texts = data.read("documents").column("text").to_pylist()[:20]
         offline = np.stack(tuned.read("documents").column("embedding").to_numpy()[:20]).astype(np.float32)
         client = OpenAI(base_url=f"{url}/v1", api_key="none")
-        answer = client.embeddings.create(
-            model=client.models.list().data[0].id, input=texts, extra_body={"truncate": "END"}
-        )
+        answer = client.embeddings.create(model="stope", input=texts, extra_body={"truncate": "END"})
         served = np.array([item.embedding for item in answer.data], np.float32)
         cosines = (served * offline).sum(1) / np.linalg.norm(served, axis=1) / np.linalg.norm(offline, axis=1)
         assert cosines.min() > 0.9999
-        found = httpx.post(f"{url}/v1/search", json={"query": texts[3][:200], "k": 3}).json()["results"]
-        assert texts[3] in json.dumps(found, ensure_ascii=False) or any(
-            texts[3][:80] in r["text"] for r in found
+        relevant = (
+            data.read("qrels").filter(pc.equal(data.read("qrels").column("split"), "train")).to_pylist()[0]
         )
+        query = data.read("queries").column("text")[relevant["query"]].as_py()
+        body = {"query": query, "k": 10, "truncate": "END"}
+        found = httpx.post(f"{url}/v1/search", json=body).json()["results"]
+        expected = data.read("documents").column("doc_id")[relevant["doc"]].as_py()
+        assert expected in [result["doc_id"] for result in found], "a training query finds its document"
     finally:
         os.killpg(server.pid, signal.SIGINT)
         assert server.wait(30) in (0, 130)
