@@ -1,25 +1,27 @@
 """Documentation of installed packages as a collection: real text that every Python environment holds."""
 
-import importlib
 import inspect
 import re
-import warnings
 from collections import Counter
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import packages_distributions, version
-from types import ModuleType
 
+import orjson
+
+from cluster.child import run_module
 from cluster.errors import UserError
 from pipelines.ingest.config import DocstringsConfig
 from pipelines.ingest.pairs import Pair, draw_splits, folded, join_pairs
 from pipelines.ingest.rows import Collection
 
-# Test suites and vendored copies of other projects are public by name only.
-_NOT_DOCUMENTED = frozenset({"conftest", "externals", "test", "testing", "tests"})
 # The first paragraph of a function written in C is its signature.
 _SIGNATURE = re.compile(r"[\w.]+\(.*\)(\s*->.*)?", re.DOTALL)
 _PARAGRAPH = re.compile(r"\n\s*\n")
 SOURCE = "docstrings"
+WALK = "pipelines.ingest.walk"
+HASH_SEEDS = (1, 2)
+
+Named = tuple[str, str]
 
 
 def package_versions(packages: tuple[str, ...]) -> dict[str, str]:
@@ -43,15 +45,7 @@ def package_versions(packages: tuple[str, ...]) -> dict[str, str]:
 
 def read_docstrings(config: DocstringsConfig) -> Collection:
     """Return queries (first paragraphs) and documents (the rest) of the public names, split and joined."""
-    found: list[tuple[str, str]] = []
-    counts: Counter[str] = Counter()
-    with warnings.catch_warnings():
-        # Deprecated names warn when they are looked at.
-        warnings.simplefilter("ignore")
-        for package in config.packages:
-            found += _walk(
-                importlib.import_module(package), package, package, frozenset(config.methods_of), counts
-            )
+    found, counts = reproducible(config.packages, config.methods_of)
     pairs = []
     # Of several names with one text, the one nearest to the top of its package comes first.
     found.sort(key=lambda entry: (entry[0].count("."), entry[0]))
@@ -83,6 +77,23 @@ def read_docstrings(config: DocstringsConfig) -> Collection:
     )
 
 
+def reproducible(packages: tuple[str, ...], methods_of: tuple[str, ...]) -> tuple[list[Named], Counter[str]]:
+    """Return (dotted name, docstring) of the public names, and counts of names left out by reason.
+
+    Some docstrings are made while a package is imported, out of sets or random numbers, and differ from one process
+    to the next. Two processes of different hash seeds read all of them; where they disagree the name is left out.
+    """
+    wanted = orjson.dumps({"packages": packages, "methods_of": methods_of})
+    with ThreadPoolExecutor(len(HASH_SEEDS)) as threads:
+        first, second = threads.map(lambda seed: run_module(WALK, wanted, seed), HASH_SEEDS)
+    read = orjson.loads(first)
+    others = dict(orjson.loads(second)["found"])
+    found = [(name, text) for name, text in read["found"] if others.get(name) == text]
+    counts = Counter(read["counts"])
+    counts["not_reproducible"] = len(read["found"]) - len(found)
+    return found, counts
+
+
 def split_docstring(docstring: str) -> tuple[str, str]:
     """Return the first paragraph, white space folded, and the rest; a leading signature is left out."""
     first, *rest = _PARAGRAPH.split(inspect.cleandoc(docstring), maxsplit=1)
@@ -98,64 +109,3 @@ def _distinct(pairs: list[Pair], counts: Counter[str]) -> list[Pair]:
         first.setdefault((pair.query, folded(pair.document)), pair)
     counts["repeated"] += len(pairs) - len(first)
     return list(first.values())
-
-
-def _walk(
-    module: ModuleType, package: str, prefix: str, methods_of: frozenset[str], counts: Counter[str]
-) -> Iterator[tuple[str, str]]:
-    """Yield (dotted name, docstring) of the public classes and functions of a module and those below it."""
-    declared = getattr(module, "__all__", None)
-    for name in sorted(set(dir(module) if declared is None else declared)):
-        if name.startswith("_") or name in _NOT_DOCUMENTED:
-            continue
-        value = _public(module, prefix, name)
-        dotted = f"{prefix}.{name}"
-        if value is None:
-            counts["not_importable"] += 1
-        elif isinstance(value, ModuleType):
-            # A module of another name is an import of the package's own, not a part of its interface.
-            if value.__name__ == dotted:
-                yield from _walk(value, package, dotted, methods_of, counts)
-        elif not _belongs(value, package, declared is not None):
-            continue
-        elif inspect.isclass(value) or inspect.isroutine(value):
-            yield from _documented(dotted, value.__doc__)
-            if inspect.isclass(value) and dotted in methods_of:
-                yield from _members(dotted, value, package)
-
-
-def _public(module: ModuleType, prefix: str, name: str) -> object:
-    try:
-        return getattr(module, name)
-    except AttributeError:
-        pass
-    except Exception:  # noqa: BLE001  a lazy attribute may raise anything; the caller counts it
-        return None
-    try:
-        return importlib.import_module(f"{prefix}.{name}")
-    except Exception:  # noqa: BLE001  an optional dependency may be absent; the caller counts it
-        return None
-
-
-def _belongs(value: object, package: str, declared: bool) -> bool:
-    """Return whether a value is the package's own; C functions name none: trusted if declared."""
-    owner = getattr(value, "__module__", None)
-    return owner.split(".")[0] == package if isinstance(owner, str) else declared
-
-
-def _members(dotted: str, owner: type, package: str) -> Iterator[tuple[str, str]]:
-    for name in dir(owner):
-        definer = next((base for base in owner.__mro__ if name in vars(base)), None)
-        if name.startswith("_") or definer is None or definer.__module__.split(".")[0] != package:
-            continue
-        # Read from the class's own dict: a property is described, never run.
-        member = vars(definer)[name]
-        if isinstance(member, staticmethod | classmethod):
-            member = member.__func__
-        if callable(member) or inspect.isdatadescriptor(member):
-            yield from _documented(f"{dotted}.{name}", member.__doc__)
-
-
-def _documented(dotted: str, docstring: object) -> Iterator[tuple[str, str]]:
-    if isinstance(docstring, str) and docstring.strip():
-        yield dotted, docstring

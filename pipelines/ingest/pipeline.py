@@ -22,7 +22,7 @@ from pipelines.ingest.selection import Judgments
 from pipelines.schemas import DOCUMENTS, QRELS, QUERIES, conform
 from pipelines.steps import Step, Work, label_of
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 _Row = TypeVar("_Row", Document, Query)
 

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.errors import UserError
 from pipelines.ingest.config import DocstringsConfig
-from pipelines.ingest.docstrings import package_versions, read_docstrings, split_docstring
+from pipelines.ingest.docstrings import package_versions, read_docstrings, reproducible, split_docstring
 from pipelines.ingest.pipeline import ingest_step
 
 REST = "word " * 25
@@ -111,3 +111,23 @@ def test_versions_make_the_identity():
     assert set(versions) == {"pydantic", "yaml"}
     step = ingest_step(DocstringsConfig(packages=("pydantic",)))
     assert step.identity["sources"] == {"pydantic": versions["pydantic"], "python": platform.python_version()}
+
+
+def test_docstrings_that_differ_between_processes_are_left_out(tmp_path, monkeypatch):
+    (tmp_path / "noisy.py").write_text(
+        'import os\n__all__ = ["calm", "noisy", "ordered"]\n'
+        'def calm():\n    "Stay the same.\\n\\nIn every process."\n'
+        'def noisy():\n    pass\nnoisy.__doc__ = f"Made at import.\\n\\nBy process {os.getpid()}."\n'
+        'def ordered():\n    pass\nordered.__doc__ = f"A set.\\n\\n{set(map(str, range(50)))}"\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found, counts = reproducible(("noisy",), ())
+    assert [name for name, _ in found] == ["noisy.calm"]
+    assert counts["not_reproducible"] == 2
+
+
+def test_a_package_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
+    (tmp_path / "broken_package.py").write_text("import no_such_dependency\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match="no_such_dependency"):
+        reproducible(("broken_package",), ())
