@@ -37,7 +37,7 @@ def launch(
 
     Raises:
         UserError: Something in recipe, definition or data is wrong.
-        KeyboardInterrupt: Ctrl-C; the record says so, and the same command resumes.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM; the record says so, and the same command resumes.
     """
     console = Console()
     recipe = load_recipe(recipe_name, settings)
@@ -56,8 +56,10 @@ def launch(
         )
         try:
             done = execute(steps, TARGETS[target], store, session, Progress(console), run)
-            _conclude(console, target, recipe_name, run, done, store)
-        except KeyboardInterrupt:
+            _conclude(console, run, done)
+            if target == "run":
+                _release(console, recipe_name, run, done, store, storage)
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
             run.finish("interrupted")
             console.print(
                 "Stopped. Finished shards and checkpoints are kept: the same command goes on from there."
@@ -70,14 +72,7 @@ def launch(
         run.finish("done")
 
 
-def _conclude(
-    console: Console,
-    target: str,
-    recipe_name: str,
-    run: Run,
-    done: Mapping[str, Done],
-    store: ArtifactStore,
-) -> None:
+def _conclude(console: Console, run: Run, done: Mapping[str, Done]) -> None:
     if "data" in done and done["data"].artifact:
         show.ingested(console, done["data"].artifact)
     if "groups" in done and done["groups"].artifact:
@@ -87,8 +82,17 @@ def _conclude(
         metrics = done["metrics"].artifact
         run.set_metrics(metrics.read("metrics").to_pylist())
         show.metrics(console, metrics)
-    if target == "run":
-        name = create_release(store, run).name
-        data = store.get(done["data"].step.key)
-        query = data.read_shard("queries", 0, columns=["text"]).column("text")[0].as_py()
-        show.next_commands(console, name, recipe_name, query)
+
+
+def _release(
+    console: Console,
+    recipe_name: str,
+    run: Run,
+    done: Mapping[str, Done],
+    store: ArtifactStore,
+    storage: str | None,
+) -> None:
+    name = create_release(store, run).name
+    data = store.get(done["data"].step.key)
+    query = data.read_shard("queries", 0, columns=["text"]).column("text")[0].as_py()
+    show.next_commands(console, name, recipe_name, query, storage)

@@ -1,6 +1,7 @@
 """What a run prints: examples of mining, the stages, the metrics, and what to type next."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,7 +100,7 @@ def metrics(console: Console, artifact: Artifact) -> None:
     console.print(table)
 
 
-def next_commands(console: Console, release: str, recipe: str, query: str) -> None:
+def next_commands(console: Console, release: str, recipe: str, query: str, storage: str | None) -> None:
     """Print what to type next.
 
     Args:
@@ -107,15 +108,17 @@ def next_commands(console: Console, release: str, recipe: str, query: str) -> No
         release: Name of the release that was made.
         recipe: As the user named it.
         query: Something to ask the index.
+        storage: As the user named it, for commands to look there too.
     """
+    there = f" --storage {shlex.quote(storage)}" if storage else ""
     body = json.dumps({"query": _line(query).replace("'", " ")[:60], "k": 3})
     commands = {
-        "stope serve run latest": "serve it: a page, /v1/embeddings, /v1/search",
+        f"stope serve run latest{there}": "serve it: a page, /v1/embeddings, /v1/search",
         f"curl -s localhost:8000/v1/search -H 'content-type: application/json' -d '{body}'": "ask it",
-        f"stope evaluate {recipe} --set mine.select.filter.method=naive": (
+        f"stope evaluate {recipe}{there} --set mine.select.filter.method=naive": (
             "see what negatives without a filter do; only what depends on the filter is computed again"
         ),
-        "stope runs show latest": "the tables above, again",
+        f"stope runs show latest{there}": "the tables above, again",
     }
     console.print(f"\n[bold]Release[/] {release}", highlight=False)
     for command, what in commands.items():

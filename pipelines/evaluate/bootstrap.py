@@ -20,11 +20,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether zero lies outside the interval."""
-        return self.low > 0 or self.high < 0
-
 
 def mean_interval(
     values: NDArray[np.float64], num_resamples: int = 2000, confidence: float = 0.95, seed: int = 0

@@ -56,8 +56,8 @@ class Board:
         self._record, self._failure = record, failure
 
     def fail(self, error: Exception) -> None:
-        """Take the error of an export: training it again would not mend it."""
-        self._failure = error
+        """Take an error that training again would not mend; the first one counts."""
+        self._failure = self._failure or error
 
     def read(self) -> tuple[StepRecord | None, float]:
         """Return the newest step, if any, and a running mean of tokens/s."""

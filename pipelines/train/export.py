@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import ray
 from torch import distributed
 
 from models.checkpoint import load_encoder, resolve_model, save_encoder, verify_export
-from models.errors import ModelError
 from pipelines import schemas
 from pipelines.train.board import StepRecord
 from pipelines.train.engine import Trainable, whole_weights
@@ -23,7 +21,8 @@ NUM_CHECKED_TEXTS = 100
 def export(trainable: Trainable, history: list[StepRecord], task: TrainTask) -> None:
     """Write the float32 weights and the table of the steps; every rank must call it, rank 0 writes.
 
-    A model that sentence-transformers embeds differently is not written: the driver gets the error.
+    Raises:
+        ModelError: sentence-transformers embeds with it differently; nothing is written.
     """
     weights = whole_weights(trainable)
     if distributed.get_rank() != 0:
@@ -36,11 +35,7 @@ def export(trainable: Trainable, history: list[StepRecord], task: TrainTask) -> 
     texts = [text for _, found in read_texts(task.data, "query", np.asarray(queries)) for text in found]
     with tempfile.TemporaryDirectory(prefix="stope-export-") as directory:
         save_encoder(encoder, directory, source, task.model.prompts, task.model.max_document_tokens)
-        try:
-            verify_export(directory, texts)
-        except ModelError as error:
-            ray.get(task.board.fail.remote(error))
-            return
+        verify_export(directory, texts)
         task.writer.put_directory("model", Path(directory))
     table = pa.Table.from_pylist([asdict(record) for record in history], schema=schemas.TRAINING_STEPS)
     task.writer.write_shard("training_steps", 0, schemas.conform(table, schemas.TRAINING_STEPS))

@@ -1,25 +1,13 @@
 """Why a training ended early, said to the user."""
 
 import numpy as np
-from ray.train import TrainingFailedError, WorkerGroupError
 
 from cluster.artifacts import Artifact
 from cluster.errors import UserError
-from models.errors import ModelError
 from pipelines.train.board import NonFiniteLoss
 from pipelines.train.tokens import TABLES
 
 SHOWN_QUERIES = 8
-
-
-def cause(error: TrainingFailedError) -> Exception:
-    """Return the error of ours that made the workers fail, if that is what it was, else ``error``."""
-    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else []
-    for failure in failures:
-        for candidate in (failure, getattr(failure, "_base_exc", None), getattr(failure, "cause", None)):
-            if isinstance(candidate, (UserError, ModelError)):
-                return candidate
-    return error
 
 
 def raise_failure(failure: NonFiniteLoss | Exception | None, data: Artifact) -> None:

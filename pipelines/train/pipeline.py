@@ -9,7 +9,9 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifacts import Artifact, ArtifactWriter
+from cluster.errors import UserError
 from cluster.storage import MissingObject
+from models.errors import ModelError
 from pipelines.model import Model
 from pipelines.steps import Step, Work
 from pipelines.train.config import PLANNED, TrainConfig
@@ -117,21 +119,31 @@ def num_workers(session: "Session") -> int:
 
 
 def run_rank(task: TrainTask) -> None:
-    """Train on one rank, in a process group with the others; what Ray Train runs on every worker."""
+    """Train on one rank, in a process group with the others; what Ray Train runs on every worker.
+
+    An error of ours would come again: it is posted, the ranks that Ray Train starts anew find it and leave, and the
+    driver raises it. Any other failure is a lost worker, which they make good.
+    """
+    import ray
+
     from cluster.process_group import join_process_group
     from pipelines.train.worker import train_worker
 
+    if ray.get(task.board.failure.remote()) is not None:
+        return
     join_process_group("nccl" if task.model.device == "cuda" else "gloo")
-    train_worker(task)
+    try:
+        train_worker(task)
+    except (UserError, ModelError) as error:
+        ray.get(task.board.fail.remote(error))
+        raise
 
 
 def _fit(task: TrainTask, session: "Session") -> None:
     import ray
     from ray.exceptions import RayActorError
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    from pipelines.train.failures import cause
 
     asked, ranks = session.resources("train"), num_workers(session)
     # Sharded checkpoints fit one number of ranks only: with another one the training starts afresh.
@@ -158,8 +170,6 @@ def _fit(task: TrainTask, session: "Session") -> None:
     trainer._register_sigint_handler = controllers.append
     try:
         trainer.fit()
-    except TrainingFailedError as error:
-        raise cause(error) from error
     except KeyboardInterrupt:
         for controller in controllers:
             try:

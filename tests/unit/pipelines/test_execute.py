@@ -1,5 +1,7 @@
 """Steps: what is cached is not computed, what changed is, and nothing runs that nobody reads."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 from rich.console import Console
@@ -88,6 +90,27 @@ def test_a_half_written_step_is_told_apart(workshop):
     table = workshop.store.find("b", "data", steps["b"].fingerprint).read("qrels")
     writer.write_shard("qrels", 0, schemas.conform(table, schemas.QRELS))
     assert survey(steps, ("c",), workshop.store)["c"] == "partial (1 of 4 shards)"
+
+
+def test_the_loser_of_two_runs_at_once_adopts_the_result_of_the_winner(workshop):
+    steps = workshop.chain()
+    workshop.go(steps, ("b",))
+
+    def run(work):
+        workshop.go(workshop.chain())
+        raise FileNotFoundError("the winner's commit swept this shard away")
+
+    late = replace(steps["c"], run=run)
+    done = workshop.go({**steps, "c": late})
+    assert done["c"].artifact.key == steps["c"].key and done["c"].rows == 1
+
+
+def test_a_failure_is_raised_where_nobody_else_has_the_result(workshop):
+    def run(work):
+        raise FileNotFoundError("gone")
+
+    with pytest.raises(FileNotFoundError, match="gone"):
+        workshop.go({"c": replace(workshop.step("c"), run=run)})
 
 
 def test_labels_are_path_safe():
