@@ -7,7 +7,10 @@ import typer
 
 from cluster.commands import artifacts, doctor, runs
 from pipelines.commands import demo, encode, evaluate, index, mine, run, train
+from pipelines.cost.commands import cost
+from pipelines.exchange.commands import data
 from pipelines.release_commands import release
+from pipelines.report.commands import compare, report
 from serve.commands import serve
 
 app = typer.Typer(
@@ -23,15 +26,19 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "run": run,
+    "cost": cost,
     "encode": encode,
     "train": train,
     "evaluate": evaluate,
     "index": index,
+    "report": report,
+    "compare": compare,
     "doctor": doctor,
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
 app.add_typer(mine, name="mine")
+app.add_typer(data, name="data")
 app.add_typer(runs, name="runs")
 app.add_typer(artifacts, name="artifacts")
 app.add_typer(release, name="release")

@@ -157,18 +157,30 @@ class TextTokenizer:
 
     @cached_property
     def _backends(self) -> "dict[Kind, Tokenizer]":
+        kinds: tuple[Kind, Kind] = ("query", "document")
+        return {kind: self._backend(self.max_tokens(kind)) for kind in kinds}
+
+    @cached_property
+    def uncut(self) -> "Tokenizer":
+        """The Rust tokenizer without truncation, for texts that are cut into chunks afterwards."""
+        return self._backend(None)
+
+    def _backend(self, max_tokens: int | None) -> "Tokenizer":
         from tokenizers import Tokenizer
 
+        backend: Tokenizer = Tokenizer.from_str(self._serialized)
+        backend.no_padding()
+        if max_tokens is None:
+            backend.no_truncation()
+        else:
+            backend.enable_truncation(max_tokens)
+        return backend
+
+    @cached_property
+    def _serialized(self) -> str:
         # Said outright, or the Rust library turns its threads off, with a warning, in every forked process.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-        serialized = load_backend(self.directory).to_str()
-        backends: dict[Kind, Tokenizer] = {}
-        kinds: tuple[Kind, Kind] = ("query", "document")
-        for kind in kinds:
-            backends[kind] = Tokenizer.from_str(serialized)
-            backends[kind].no_padding()
-            backends[kind].enable_truncation(self.max_tokens(kind))
-        return backends
+        return str(load_backend(self.directory).to_str())
 
     def _check(self) -> None:
         from models.layout import max_positions, read_config

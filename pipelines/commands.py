@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster.options import DefinitionOption, StorageOption
+from pipelines.mine.commands import sweep
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="A YAML file, or the name of a recipe that ships with Stope.")
@@ -24,9 +25,9 @@ RUN = """Run a recipe from data to release; what is there already is not compute
 
 Example: stope run squad_minilm_cpu --set data.path=squad --set train.epochs=2
 """
-ENCODE = """Embed the documents and queries of a recipe with its teacher.
+ENCODE = """Embed the texts of a recipe with its model: labelled data, or any table of texts (recipe `texts`).
 
-Example: stope encode medquad_minilm_cpu --set encode.precision=float32
+Example: stope encode texts --set data.path=corpus.parquet --set encode.precision=int8
 """
 MINE = """Mine hard negatives: encode, search, select. Another filter reruns the selection alone.
 
@@ -87,3 +88,4 @@ train = _command("train", TRAIN)
 evaluate = _command("evaluate", EVALUATE)
 index = _command("index", INDEX)
 mine.command("run")(_command("mine", MINE))
+mine.command("sweep")(sweep)

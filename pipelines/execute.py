@@ -35,6 +35,12 @@ class Done:
         return sum(self.artifact.num_rows(table) for table in self.artifact.manifest.tables)
 
 
+def made(done: Done) -> Artifact:
+    """Return the artifact of a step that was a target: it is there."""
+    assert done.artifact is not None
+    return done.artifact
+
+
 def line_of(done: Done) -> str:
     """Return one line on a step that is through."""
     computed = f"{done.seconds:.1f} s"

@@ -1,20 +1,24 @@
 """From a command to a finished run: load, plan, execute, show, release."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.console import Console
 
 from cluster.artifacts import ArtifactStore
-from cluster.definition import load_definition
+from cluster.definition import ClusterDefinition, load_definition
 from cluster.runs import Run
 from cluster.session import Session
 from pipelines import show
-from pipelines.execute import Done, execute, survey
+from pipelines.execute import Done, execute, made, survey
+from pipelines.mine.sweep import sweep_steps
 from pipelines.progress import Progress
-from pipelines.recipe import load_recipe
+from pipelines.recipe import Recipe, load_recipe
 from pipelines.release import create_release
-from pipelines.run import TARGETS, plan
+from pipelines.report.tables import Audit
+from pipelines.report.terminal import show_audit
+from pipelines.run import plan, targets
 
 
 def launch(
@@ -45,31 +49,86 @@ def launch(
     store = ArtifactStore(storage or definition.storage)
     with Session(definition, quiet="--debug" not in sys.argv) as session:
         steps = plan(recipe, session)
+        wanted = targets(target, steps)
         if dry_run:
-            show.survey(steps, survey(steps, TARGETS[target], store))
+            show.survey(steps, survey(steps, wanted, store))
             return
-        run = Run.create(
-            store.storage, recipe.model_dump(mode="json"), definition.model_dump(mode="json"), recipe.name
-        )
-        console.print(
-            f"[bold]{recipe.name}[/]  run {run.id}  storage {store.storage.locate('')}", highlight=False
-        )
-        try:
-            done = execute(steps, TARGETS[target], store, session, Progress(console), run)
+        with _recorded(console, recipe, definition, store) as run:
+            done = execute(steps, wanted, store, session, Progress(console), run)
             _conclude(console, run, done)
+            if target == "mine":
+                show_audit(console, Audit.read(made(done["audit"])))
+            if target == "encode":
+                show.embeddings(console, made(done[wanted[0]]))
             if target == "run":
                 _release(console, recipe_name, run, done, store, storage)
-        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
-            run.finish("interrupted")
-            console.print(
-                "Stopped. Finished shards and checkpoints are kept: the same command goes on from there."
-            )
-            raise
-        except BaseException as error:
-            run.event(f"{type(error).__name__}: {error}")
-            run.finish("failed")
-            raise
-        run.finish("done")
+
+
+def launch_sweep(
+    recipe_name: str,
+    grid: list[str],
+    settings: list[str],
+    seeds: int,
+    definition_name: str,
+    storage: str | None,
+    dry_run: bool,
+) -> None:
+    """Run the methods of a sweep and print one table of what they chose, and one of what they trained.
+
+    Args:
+        recipe_name: A file, or the name of a shipped recipe.
+        grid: ``key=value,value`` lines; empty: the methods of the literature.
+        settings: ``key=value`` overrides that hold for all methods.
+        seeds: Trainings of each method; 0: mine only.
+        definition_name: A file, or the name of a shipped cluster definition.
+        storage: Storage root that replaces the definition's; None keeps it.
+        dry_run: Only say what would be done.
+    """
+    console = Console()
+    recipe = load_recipe(recipe_name, settings)
+    definition = load_definition(definition_name)
+    store = ArtifactStore(storage or definition.storage)
+    with Session(definition, quiet="--debug" not in sys.argv) as session:
+        steps, metrics = sweep_steps(recipe_name, settings, grid, seeds, session)
+        wanted = ("audit", *(key for keys in metrics.values() for key in keys))
+        if dry_run:
+            show.survey(steps, survey(steps, wanted, store))
+            return
+        with _recorded(console, recipe, definition, store) as run:
+            done = execute(steps, wanted, store, session, Progress(console), run)
+            audit = made(done["audit"])
+            show_audit(console, Audit.read(audit))
+            console.print(f"[bold]Page[/]  {audit.file('report.html')}", highlight=False, soft_wrap=True)
+            if seeds:
+                show.trained_methods(
+                    console, {method: [made(done[key]) for key in keys] for method, keys in metrics.items()}
+                )
+
+
+@contextmanager
+def _recorded(
+    console: Console, recipe: Recipe, definition: ClusterDefinition, store: ArtifactStore
+) -> Iterator[Run]:
+    """Keep the record of a run, whatever becomes of it."""
+    run = Run.create(
+        store.storage, recipe.model_dump(mode="json"), definition.model_dump(mode="json"), recipe.name
+    )
+    console.print(
+        f"[bold]{recipe.name}[/]  run {run.id}  storage {store.storage.locate('')}", highlight=False
+    )
+    try:
+        yield run
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
+        run.finish("interrupted")
+        console.print(
+            "Stopped. Finished shards and checkpoints are kept: the same command goes on from there."
+        )
+        raise
+    except BaseException as error:
+        run.event(f"{type(error).__name__}: {error}")
+        run.finish("failed")
+        raise
+    run.finish("done")
 
 
 def _conclude(console: Console, run: Run, done: Mapping[str, Done]) -> None:

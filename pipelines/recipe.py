@@ -11,39 +11,17 @@ from pipelines.encode.config import EncodeConfig
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.index.config import IndexConfig
 from pipelines.ingest.config import DataConfig, DocstringsConfig
+from pipelines.mine.config import MineConfig
 from pipelines.model import ModelConfig
-from pipelines.schemas import Split
-from pipelines.search.config import SearchConfig
-from pipelines.select.config import SelectConfig
+from pipelines.report.config import AuditConfig
+from pipelines.search.config import DenseTeacher
 from pipelines.train.config import TrainConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 
 
-class MineConfig(BaseModel):
-    """Hard negatives: a teacher embeds, search finds candidates, select keeps what is no false negative."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    teacher: ModelConfig | None = None
-    """The model that finds the candidates. Null: the model that will be trained."""
-    split: Split = "train"
-    """Whose queries get negatives."""
-    search: SearchConfig = SearchConfig()
-    """How deep, and with which backend."""
-    select: SelectConfig = SelectConfig()
-    """Filter, sampling, number of negatives."""
-
-    @model_validator(mode="after")
-    def _deep_enough(self) -> "MineConfig":
-        depth, wanted = self.search.retrieval_depth, self.select.num_negatives
-        if depth <= wanted:
-            raise ValueError(f"search.retrieval_depth ({depth}) must exceed select.num_negatives ({wanted})")
-        return self
-
-
 class Recipe(BaseModel):
-    """One run: data, model, mining, training, evaluation, index."""
+    """One run: data, model, mining, audit, training, evaluation, index."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,6 +35,8 @@ class Recipe(BaseModel):
     """How texts are embedded."""
     mine: MineConfig = MineConfig()
     """How hard negatives are found."""
+    audit: AuditConfig = AuditConfig()
+    """How the negatives are examined."""
     train: TrainConfig = TrainConfig()
     """How the model is tuned."""
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -73,7 +53,11 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _batches_hold_a_text(self) -> "Recipe":
-        for key, model in (("model", self.model), ("mine.teacher", self.mine.teacher or self.model)):
+        models = {"model": self.model}
+        for name, teacher in self.mine.teachers.items():
+            if isinstance(teacher, DenseTeacher) and teacher.model:
+                models[f"mine.teachers.{name}.model"] = teacher.model
+        for key, model in models.items():
             longest = max(model.max_query_tokens, model.max_document_tokens)
             # Batches are padded to multiples of 16.
             if self.encode.token_budget < longest + 15:
@@ -81,6 +65,17 @@ class Recipe(BaseModel):
                     f"encode.token_budget ({self.encode.token_budget}) does not hold one text of {key} "
                     f"({longest} tokens, padded)"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _mining_reads_floats(self) -> "Recipe":
+        if self.data.kind == "texts":
+            return self
+        stored, alone = self.encode.precision, f"is for a corpus alone (data.kind texts, not {self.data.kind})"
+        if stored != self.encode.float_precision:
+            raise ValueError(f"encode.precision {stored} {alone}: searching needs float16 or float32")
+        if self.encode.dimension is not None:
+            raise ValueError(f"encode.dimension {self.encode.dimension} {alone}: a release serves all dimensions")
         return self
 
 
@@ -106,14 +101,17 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def _absolute(setting: str) -> str:
-    """Return a ``data.path=...`` setting with its path absolute: what is typed counts from here."""
+    """Return a setting of a path with the path absolute: what is typed counts from here."""
     key, _, value = setting.partition("=")
-    is_path = (key == "data.path" or key.startswith("data.path.")) and not value.startswith("{")
+    is_path = key.startswith(("data.path.", "audit.known.")) or key == "data.path"
+    is_path = is_path and key != "audit.known.min_level" and not value.startswith("{")
     return f"{key}={Path(value).expanduser().absolute()}" if is_path else setting
 
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
-    """Return the recipe with the data's paths absolute: what a file says counts from the file's folder."""
+    """Return the recipe with its paths absolute: what a file says counts from the file's folder."""
+    known = recipe.audit.known.anchored(folder)
+    recipe = recipe.model_copy(update={"audit": recipe.audit.model_copy(update={"known": known})})
     if isinstance(recipe.data, DocstringsConfig):
         return recipe
     path = recipe.data.path

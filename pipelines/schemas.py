@@ -139,13 +139,17 @@ METRICS = _table(
 
 PLAN_ORDER = _table(
     "order",
-    1,
+    2,
     [
         _required("step", pa.int64()),
         _required("query", pa.int64()),
         _required("positive", pa.int64()),
         _required("negatives", pa.list_(pa.int64())),
         _required("masked", pa.list_(pa.int64())),
+        # Of the positive and of each negative: one score a teacher, in the order of the groups' manifest.
+        _required("scores", pa.list_(pa.list_(pa.float32()))),
+        # Of each negative: the queries it answers.
+        _required("answers", pa.list_(pa.list_(pa.int64()))),
     ],
 )
 
@@ -163,19 +167,27 @@ TRAINING_STEPS = _table(
 
 
 def embeddings(dimension: int, precision: str) -> pa.Schema:
-    """Return the schema of unit-norm embeddings.
+    """Return the schema of embeddings: unit norm in float16 and float32, codes of such in the other precisions.
 
     Args:
         dimension: Number of components of one embedding.
-        precision: ``"float16"`` or ``"float32"``.
+        precision: ``"float16"``, ``"float32"``, ``"int8"`` or ``"uint8"``, one value a component; ``"binary"``
+            (int8) or ``"ubinary"`` (uint8), eight components a value, the last filled up with zeros.
 
     Returns:
-        Columns ``id`` (int64 ordinal of the document or query) and ``embedding`` (fixed-size list).
+        Columns ``id`` (int64 ordinal of the document or query; adjacent rows of one id are the chunks of a
+        document, in order) and ``embedding`` (fixed-size list).
     """
-    value = {"float16": pa.float16(), "float32": pa.float32()}[precision]
-    return _table(
-        "embeddings", 1, [_required("id", pa.int64()), _required("embedding", pa.list_(value, dimension))]
-    )
+    value = {
+        "float16": pa.float16(),
+        "float32": pa.float32(),
+        "int8": pa.int8(),
+        "uint8": pa.uint8(),
+        "binary": pa.int8(),
+        "ubinary": pa.uint8(),
+    }[precision]
+    size = -(-dimension // 8) if precision in ("binary", "ubinary") else dimension
+    return _table("embeddings", 1, [_required("id", pa.int64()), _required("embedding", pa.list_(value, size))])
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -27,10 +28,8 @@ def ingested(console: Console, data: Artifact) -> None:
     """Print what was read, what was set aside and why, and what the user should know of the splits."""
     summary = data.manifest.summary
     splits = ", ".join(f"{name} {split['queries']:,}" for name, split in summary["splits"].items())  # type: ignore[index, union-attr, call-overload]
-    console.print(
-        f"\n[bold]Data[/]  {summary['documents']:,} documents, {summary['queries']:,} queries ({splits})",
-        highlight=False,
-    )
+    asked = f", {summary['queries']:,} queries ({splits})" if summary["queries"] else ""
+    console.print(f"\n[bold]Data[/]  {summary['documents']:,} documents{asked}", highlight=False)
     if any(data.manifest.counters.values()):
         console.print("[bold]Set aside[/]  " + _counts(data.manifest.counters), highlight=False)
     for note in summary.get("notes", []):  # type: ignore[union-attr]
@@ -38,8 +37,8 @@ def ingested(console: Console, data: Artifact) -> None:
 
 
 def mined(console: Console, groups: Artifact) -> None:
-    """Print what selection dropped and a few queries with a rejected and a chosen candidate."""
-    console.print("\n[bold]Candidates dropped[/]  " + _counts(groups.manifest.counters), highlight=False)
+    """Print what selection dropped or filled up, and a few queries with a rejected and a chosen candidate."""
+    console.print("\n[bold]Selection[/]  " + _counts(groups.manifest.counters), highlight=False)
     for example in groups.manifest.summary.get("examples", []):  # type: ignore[union-attr]
         _example(console, example)  # type: ignore[arg-type]
 
@@ -98,6 +97,43 @@ def metrics(console: Console, artifact: Artifact) -> None:
     asked = f"{artifact.manifest.summary['num_queries']:,} queries"
     console.print(f"\n[bold]{escape(rows[0]['dataset'])}, {rows[0]['split']}[/]  {asked}", highlight=False)
     console.print(table)
+
+
+def trained_methods(console: Console, metrics: Mapping[str, Sequence[Artifact]]) -> None:
+    """Print what the negatives of each method train, a row a method: means over its seeds.
+
+    Args:
+        console: Where.
+        metrics: Method -> artifacts of evaluate, one a seed; base and BM25 are the same in all of them.
+    """
+    rows = {method: [each.read("metrics").to_pylist() for each in made] for method, made in metrics.items()}
+    first = next(iter(rows.values()))[0]
+    names = list(dict.fromkeys((row["metric"], row["k"]) for row in first))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("trained with")
+    for metric, k in names:
+        table.add_column(f"{LABELS[metric]}@{k}", justify="right")
+    table.add_column("over seeds", justify="right")
+    for run in dict.fromkeys(row["run"] for row in first if row["run"] != "tuned" and " - " not in row["run"]):
+        values = {(row["metric"], row["k"]): row["value"] for row in first if row["run"] == run}
+        table.add_row(f"[dim]{run}[/]", *(f"{values[name]:.3f}" for name in names), "")
+    for method, seeds in rows.items():
+        of_seed = [
+            {(row["metric"], row["k"]): row["value"] for row in seed if row["run"] == "tuned"} for seed in seeds
+        ]
+        means = [f"{fmean(values[name] for values in of_seed):.3f}" for name in names]
+        leading = [values[names[0]] for values in of_seed]
+        spread = f"{min(leading):.3f} {max(leading):.3f}" if len(leading) > 1 else ""
+        table.add_row(escape(method), *means, spread)
+    console.print(f"\n[bold]{escape(first[0]['dataset'])}, {first[0]['split']}[/]", highlight=False)
+    console.print(table)
+
+
+def embeddings(console: Console, artifact: Artifact) -> None:
+    """Print where the embeddings lie and how many there are."""
+    rows, shards = artifact.num_rows("documents"), artifact.num_shards("documents")
+    console.print(f"\n[bold]Embeddings[/]  {rows:,} documents in {shards} shards, Parquet", highlight=False)
+    console.print(f"  {escape(artifact.uri)}", highlight=False, soft_wrap=True)
 
 
 def next_commands(console: Console, release: str, recipe: str, query: str, storage: str | None) -> None:

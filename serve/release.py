@@ -2,7 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -96,6 +96,9 @@ class ServedRelease:
         self._documents = (
             DocumentTable(files.documents, len(self._index)) if self._index is not None else None
         )
+        if self._index is not None and self._documents is not None and self._documents.row_docs is not None:
+            # Chunks of a document count as one: it is found once, by the best of them.
+            self._index = replace(self._index, row_docs=self._documents.row_docs)
         self._embedder = RequestEmbedder(
             load_encoder(files.model, dtype, device, manifest.pooling),
             tokenizer,
@@ -157,8 +160,9 @@ class ServedRelease:
 
     def _find(self, q_QD: np.ndarray, k: int) -> list[list[SearchResult]]:
         assert self._index is not None and self._documents is not None
-        scores_QK, rows_QK = self._index.top_k(q_QD, min(k, max(1, len(self._index))), self._search_backend)
+        most = min(k, max(1, len(self._documents)))
+        scores_QK, docs_QK = self._index.top_k(q_QD, most, self._search_backend)
         return [
-            self._documents.results(rows_K, scores_K)
-            for rows_K, scores_K in zip(rows_QK, scores_QK, strict=True)
+            self._documents.results(docs_K, scores_K)
+            for docs_K, scores_K in zip(docs_QK, scores_QK, strict=True)
         ]

@@ -10,45 +10,55 @@ from cluster.errors import UserError
 from serve.protocol import SearchResult
 
 COLUMNS = ["doc_id", "title", "text"]
+CHUNKS_COLUMN = "chunks"
 
 
 class DocumentTable:
-    """What answers show of the documents; row i is row i of the index.
+    """What answers show of the documents; the rows of the index stand in their order.
 
     Args:
-        path: Parquet with the columns doc_id, title and text.
-        num_documents: Rows of the index.
+        path: Parquet with the columns doc_id, title and text, and `chunks` where a document has several rows of
+            the index: how many.
+        num_rows: Rows of the index.
 
     Raises:
-        UserError: No such table, or it has not as many rows as the index.
+        UserError: No such table, or it does not belong to an index of so many rows.
     """
 
-    def __init__(self, path: Path, num_documents: int) -> None:
+    def __init__(self, path: Path, num_rows: int) -> None:
         try:
-            self._table: pa.Table = pq.read_table(path, columns=COLUMNS).combine_chunks()
+            is_chunked = CHUNKS_COLUMN in pq.read_schema(path).names
+            columns = [*COLUMNS, CHUNKS_COLUMN] if is_chunked else COLUMNS
+            table: pa.Table = pq.read_table(path, columns=columns).combine_chunks()
         except (OSError, pa.ArrowException) as error:
             raise UserError(
                 "no usable documents table", str(path), got=str(error).splitlines()[0],
                 expected=f"Parquet with the columns {', '.join(COLUMNS)}", fix="create the release again",
             ) from error  # fmt: skip
-        if self._table.num_rows != num_documents:
+        self._table = table.select(COLUMNS)
+        self.row_docs: np.ndarray | None = None
+        """int64: the document of each row of the index; None where document i is row i."""
+        if is_chunked:
+            self.row_docs = np.repeat(np.arange(len(self)), table.column(CHUNKS_COLUMN).to_numpy())
+        expected_rows = len(self) if self.row_docs is None else len(self.row_docs)
+        if expected_rows != num_rows:
             raise UserError(
-                "documents and index differ in length", str(path), got=f"{self._table.num_rows} documents",
-                expected=str(num_documents), fix="create the release again",
+                "documents and index differ in length", str(path), got=f"{expected_rows} rows of documents",
+                expected=str(num_rows), fix="create the release again",
             )  # fmt: skip
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
 
-    def results(self, rows_K: np.ndarray, scores_K: np.ndarray) -> list[SearchResult]:
+    def results(self, docs_K: np.ndarray, scores_K: np.ndarray) -> list[SearchResult]:
         """Return the documents of one query, best first.
 
         Args:
-            rows_K: int64 rows; -1 where fewer than K were found.
+            docs_K: int64, position of each document; -1 where fewer than K were found.
             scores_K: float32.
         """
-        found = rows_K >= 0
-        taken = self._table.take(pa.array(rows_K[found])).to_pylist()
+        found = docs_K >= 0
+        taken = self._table.take(pa.array(docs_K[found])).to_pylist()
         return [
             SearchResult(
                 doc_id=row["doc_id"], score=float(score), title=row["title"] or None, text=row["text"]

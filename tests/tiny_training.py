@@ -88,8 +88,8 @@ def _write_data(work: Work):
 
 
 def groups_step(data):
-    """Return a step that draws three negatives a query, for some fewer."""
-    return Step("select", "tiny", 1, {}, (), {"data": data}, _write_groups)
+    """Return a step that draws three negatives a query, for some fewer; most of them answer another query."""
+    return Step("select", "tiny", 2, {}, (), {"data": data}, _write_groups)
 
 
 def _write_groups(work: Work):
@@ -99,16 +99,24 @@ def _write_groups(work: Work):
         negatives = generator.choice(np.arange(60, NUM_DOCUMENTS), 1 if query % 9 == 0 else 3, replace=False)
         rows.append(
             {
-                "query": query, "task": "", "dataset": "tiny",
+                "query": query,
+                "task": "",
+                "dataset": "tiny",
                 "positives": [{"doc": query, "scores": [1.0]}],
                 "negatives": [
-                    {"doc": int(doc), "scores": [0.5], "teacher": 0, "rank": rank, "answers": []}
+                    {
+                        "doc": int(doc),
+                        "scores": [0.5 - 0.1 * rank],
+                        "teacher": 0,
+                        "rank": rank,
+                        "answers": [int(doc) - 60] if doc % 3 else [],
+                    }
                     for rank, doc in enumerate(negatives)
                 ],
             }
-        )  # fmt: skip
+        )
     work.writer.write_shard("groups", 0, pa.Table.from_pylist(rows, schema=schemas.GROUPS))
-    return work.commit({"groups": 1})
+    return work.commit({"groups": 1}, {"teachers": ["tiny"]})
 
 
 def training(folder, session, **settings):

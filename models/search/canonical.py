@@ -68,6 +68,33 @@ def order(scores_QK: np.ndarray, docs_QK: np.ndarray, k: int) -> tuple[np.ndarra
     return np.take_along_axis(scores_QK, columns_QK, 1), np.take_along_axis(docs_QK, columns_QK, 1)
 
 
+def best_of_document(scores_QK: np.ndarray, docs_QK: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the best candidate of each document, then sort and cut as ``order`` does.
+
+    Args:
+        scores_QK: float32; -inf where there is no candidate.
+        docs_QK: int64 ordinals, any number of times a query; -1 where there is no candidate.
+        k: Columns of the result.
+
+    Returns:
+        scores float32 [Q, k] and docs int64 [Q, k], padded with -inf and -1.
+    """
+    columns_QK = np.lexsort((-scores_QK, docs_QK), axis=-1)
+    scores_QK, docs_QK = (np.take_along_axis(x_QK, columns_QK, 1) for x_QK in (scores_QK, docs_QK))
+    again_QK = np.zeros(docs_QK.shape, bool)
+    again_QK[:, 1:] = docs_QK[:, 1:] == docs_QK[:, :-1]
+    return order(
+        np.where(again_QK, np.float32(-np.inf), scores_QK), np.where(again_QK, np.int64(-1), docs_QK), k
+    )
+
+
+def tensor_of(x_ND: np.ndarray) -> torch.Tensor:
+    """Return the array as a tensor over the same memory, which must not be written to."""
+    # torch warns of arrays that lie in read-only memory, such as a mapped file.
+    writable = x_ND if x_ND.flags.writeable else np.lib.stride_tricks.as_strided(x_ND, writeable=True)
+    return torch.from_numpy(writable)
+
+
 def _halving_sum(x_PD: torch.Tensor) -> torch.Tensor:
     """Sum each row by adding its upper half to its lower half, in place, until one value is left."""
     width = x_PD.shape[1]

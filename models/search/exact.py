@@ -1,24 +1,32 @@
 """Exact top-k by inner product: the same result, to the bit, for every backend, block size and sharding.
 
 A fast matrix product finds k and some more survivors; they are scored again canonically, ordered by (score,
-document) and cut. A query whose cut is not separated from the last survivor by more than rounding, as happens
-when hundreds of documents are identical, is scanned once more against a threshold that cannot miss.
+document) and cut. Queries whose cut is not separated from the last survivor by more than rounding, as happens
+when hundreds of documents are identical, are scanned once more against a threshold that cannot miss.
 
-Shapes: Q queries, N documents, D dimensions, K survivors a query, B documents of one block.
+A document may have several rows, its chunks; it is scored by the best of them.
+
+Shapes: Q queries, N rows of documents, D dimensions, K survivors a query, B rows of one block, P pairs.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from models.errors import ModelError
-from models.search.canonical import order, rounding_bound, score_pairs
+from models.search.backends import SEARCHERS
+from models.search.canonical import best_of_document, order, rounding_bound, score_pairs, tensor_of
+
+if TYPE_CHECKING:
+    import faiss
 
 _QUERY_BLOCK = 1024
-_DOCUMENT_BLOCK = 16_384
+_RESCAN_QUERIES = 64
+# Scores of one block: few enough to stay in a processor's cache, enough to fill a GPU.
+_DOCUMENT_BLOCKS = {"cpu": 2048, "cuda": 32_768}
 
 
 @dataclass(frozen=True)
@@ -27,24 +35,38 @@ class Documents:
 
     Args:
         doc_ND: Embeddings of any float dtype; kept as float32.
-        first_document: Ordinal of row 0; row i is document ``first_document + i``.
+        first_document: Ordinal of row 0 where row i is document ``first_document + i``.
         device: Where the torch backend computes, such as ``"cuda"``.
-        document_block: Most documents of one matrix product of the torch backend and of a rescan.
+        document_block: Most rows of one matrix product of the torch backend and of a rescan; 0: as suits the
+            device.
+        row_docs: Ordinal of every row, int64 [N], never falling; equal where rows are chunks of one document. In
+            place of ``first_document``.
 
     Raises:
-        ModelError: An embedding holds a value that is not finite.
+        ModelError: An embedding holds a value that is not finite, or ``row_docs`` does not fit.
     """
 
     doc_ND: np.ndarray
     first_document: int = 0
     device: str = "cpu"
-    document_block: int = _DOCUMENT_BLOCK
+    document_block: int = 0
+    row_docs: np.ndarray | None = None
     max_norm: float = field(init=False)
 
     def __post_init__(self) -> None:
         doc_ND = _as_float32(self.doc_ND, "documents")
         object.__setattr__(self, "doc_ND", doc_ND)
         object.__setattr__(self, "max_norm", _max_norm(doc_ND, "documents", self.first_document))
+        block = self.document_block or _DOCUMENT_BLOCKS[self.device.partition(":")[0]]
+        object.__setattr__(self, "document_block", block)
+        if self.row_docs is not None and (
+            len(self.row_docs) != len(doc_ND) or np.any(np.diff(self.row_docs) < 0)
+        ):
+            raise ModelError(
+                "ordinals do not fit the rows of documents",
+                got=f"{len(self.row_docs)} ordinals for {len(doc_ND)} rows",
+                expected="one a row, chunks of a document side by side, documents in order",
+            )
 
     def __len__(self) -> int:
         return len(self.doc_ND)
@@ -52,7 +74,34 @@ class Documents:
     @cached_property
     def tensor_ND(self) -> torch.Tensor:
         """The embeddings on the device."""
-        return _tensor(self.doc_ND).to(self.device)
+        return tensor_of(self.doc_ND).to(self.device)
+
+    @cached_property
+    def gpu_index(self) -> "faiss.GpuIndexFlatIP":
+        """The embeddings as faiss holds them on a GPU."""
+        import faiss
+
+        index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), self.doc_ND.shape[1])
+        index.add(self.doc_ND)
+        return index
+
+    @cached_property
+    def max_chunks(self) -> int:
+        """Most rows of one document, at least 1."""
+        if self.row_docs is None:
+            return 1
+        return int(np.unique(self.row_docs, return_counts=True)[1].max(initial=1))
+
+    def ordinals(self, rows: np.ndarray) -> np.ndarray:
+        """Return the documents of rows, int64; -1 where the row is -1."""
+        docs = rows + self.first_document if self.row_docs is None else self.row_docs[rows]
+        return np.where(rows >= 0, docs, -1)
+
+    def holds(self, docs: np.ndarray) -> np.ndarray:
+        """Return which ordinals are documents of this range, bool of the same shape."""
+        if self.row_docs is None:
+            return (docs >= self.first_document) & (docs < self.first_document + len(self))
+        return np.isin(docs, self.row_docs)
 
     def top_k(self, q_QD: np.ndarray, k: int, backend: str = "faiss") -> tuple[np.ndarray, np.ndarray]:
         """Return the k documents of greatest inner product for every query.
@@ -71,6 +120,16 @@ class Documents:
         """
         if backend not in SEARCHERS:
             raise ModelError("unknown search backend", got=repr(backend), expected=", ".join(SEARCHERS))
+        q_QD = self.checked_queries(q_QD, k)
+        scores_QK = np.full((len(q_QD), k), -np.inf, np.float32)
+        docs_QK = np.full((len(q_QD), k), -1, np.int64)
+        for start in range(0, len(q_QD) if len(self) else 0, _QUERY_BLOCK):
+            rows = slice(start, start + _QUERY_BLOCK)
+            scores_QK[rows], docs_QK[rows] = self._search_block(q_QD[rows], k, backend, self.survivors(k))
+        return scores_QK, docs_QK
+
+    def checked_queries(self, q_QD: np.ndarray, k: int) -> np.ndarray:
+        """Return the queries as float32 if they and k can be searched here."""
         if k < 1:
             raise ModelError("k counts the documents to find", got=str(k), expected="at least 1")
         q_QD = _as_float32(q_QD, "queries")
@@ -81,45 +140,96 @@ class Documents:
                 expected="embeddings of one model",
                 fix="embed both with the same model and dimension",
             )
-        scores_QK = np.full((len(q_QD), k), -np.inf, np.float32)
-        docs_QK = np.full((len(q_QD), k), -1, np.int64)
-        for start in range(0, len(q_QD) if len(self) else 0, _QUERY_BLOCK):
-            rows = slice(start, start + _QUERY_BLOCK)
-            scores_QK[rows], docs_QK[rows] = self._search_block(q_QD[rows], k, backend)
+        return q_QD
+
+    def survivors(self, k: int) -> int:
+        """Return how many rows of a fast search to score again, so that k documents will mostly be among them."""
+        chunks = min(self.max_chunks, 2 * -(-len(self) // self._num_documents))
+        return min(len(self), (k + max(16, k // 8)) * chunks)
+
+    @cached_property
+    def _num_documents(self) -> int:
+        return len(self) if self.row_docs is None else len(np.unique(self.row_docs))
+
+    def rank(self, q_QD: np.ndarray, rows_QK: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Score rows (int64 [Q, K], -1 where there is none) canonically and return their best k documents."""
+        query, column = np.nonzero(rows_QK >= 0)
+        scores_QK = np.full(rows_QK.shape, -np.inf, np.float32)
+        queries = tensor_of(q_QD).to(self.device)
+        scores_QK[query, column] = self._score(queries, query, rows_QK[query, column])
+        keep = order if self.max_chunks == 1 else best_of_document
+        return keep(scores_QK, self.ordinals(rows_QK), k)
+
+    def pair_scores(self, q_QD: np.ndarray, query_P: np.ndarray, docs_P: np.ndarray) -> np.ndarray:
+        """Score pairs of a query's row and a document's ordinal; equal to the bit to what ``top_k`` returns.
+
+        Returns:
+            float32 [P]: of a document with several rows, the best.
+
+        Raises:
+            ModelError: A document is not in this range.
+        """
+        if not self.holds(docs_P).all():
+            raise ModelError("a document has no embedding here", got=str(docs_P[~self.holds(docs_P)][0]))
+        queries = tensor_of(_as_float32(q_QD, "queries")).to(self.device)
+        if self.row_docs is None or not len(docs_P):
+            return self._score(queries, query_P, docs_P - self.first_document)
+        first_P = np.searchsorted(self.row_docs, docs_P)
+        counts_P = np.searchsorted(self.row_docs, docs_P, side="right") - first_P
+        starts_P = np.cumsum(counts_P) - counts_P
+        rows = np.arange(counts_P.sum()) + np.repeat(first_P - starts_P, counts_P)
+        best_P: np.ndarray = np.maximum.reduceat(
+            self._score(queries, np.repeat(query_P, counts_P), rows), starts_P
+        )
+        return best_P
+
+    def _search_block(
+        self, q_QD: np.ndarray, k: int, backend: str, survivors: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        bound = rounding_bound(q_QD.shape[1], _max_norm(q_QD, "queries", 0), self.max_norm)
+        raw_QK, rows_QK = SEARCHERS[backend](self, q_QD, survivors)
+        scores_QK, docs_QK = self.rank(q_QD, rows_QK, k)
+        if survivors == len(self):
+            return scores_QK, docs_QK
+        last = min(k, self._num_documents) - 1
+        # Chunks of a few documents can fill the survivors.
+        few = np.flatnonzero(docs_QK[:, last] < 0)
+        if len(few):
+            deeper = min(len(self), 2 * survivors)
+            scores_QK[few], docs_QK[few] = self._search_block(q_QD[few], k, backend, deeper)
+        # A row that did not survive has a raw score of at most the last survivor's.
+        unsure = np.setdiff1d(np.flatnonzero(scores_QK[:, last] <= raw_QK.min(axis=1) + bound), few)
+        for start in range(0, len(unsure), _RESCAN_QUERIES):
+            rows = unsure[start : start + _RESCAN_QUERIES]
+            scores_QK[rows], docs_QK[rows] = self._rescan(q_QD[rows], scores_QK[rows, last] - bound, k)
         return scores_QK, docs_QK
 
-    def _search_block(self, q_QD: np.ndarray, k: int, backend: str) -> tuple[np.ndarray, np.ndarray]:
-        bound = rounding_bound(q_QD.shape[1], _max_norm(q_QD, "queries", 0), self.max_norm)
-        survivors = min(len(self), k + max(16, k // 8))
-        raw_QK, rows_QK = SEARCHERS[backend](self, q_QD, survivors)
-        queries = _tensor(q_QD).to(self.device)
-        pairs = np.repeat(np.arange(len(q_QD)), survivors)
-        scores_QK = self._score(queries, pairs, rows_QK.ravel()).reshape(rows_QK.shape)
-        scores_QK, docs_QK = order(scores_QK, rows_QK, k)
-        if survivors < len(self):
-            # A document that did not survive has a raw score of at most the last survivor's.
-            unsure = np.flatnonzero(scores_QK[:, -1] <= raw_QK.min(axis=1) + bound)
-            for query in unsure:
-                scores_QK[query], docs_QK[query] = self._rescan(
-                    queries[query], scores_QK[query, -1] - bound, k
-                )
-        return scores_QK, np.where(docs_QK >= 0, docs_QK + self.first_document, -1)
-
-    def _rescan(self, query_D: torch.Tensor, threshold: float, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Score every document that can be among the first k: its raw score reaches the threshold."""
-        best = np.full((1, 0), 0, np.float32), np.full((1, 0), -1, np.int64)
+    def _rescan(self, q_QD: np.ndarray, threshold_Q: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Score every row that can belong to the first k documents: its raw score reaches the threshold."""
+        queries = tensor_of(q_QD).to(self.device)
+        bounds_Q1 = torch.from_numpy(threshold_Q).to(self.device)[:, None]
+        best = np.full((len(q_QD), 0), 0, np.float32), np.full((len(q_QD), 0), -1, np.int64)
+        keep = order if self.max_chunks == 1 else best_of_document
         for start in range(0, len(self), self.document_block):
-            raw_B = self.tensor_ND[start : start + self.document_block] @ query_D
-            rows = start + torch.nonzero(raw_B >= threshold).ravel().cpu().numpy()
-            scores = self._score(query_D[None], np.zeros_like(rows), rows)
-            merged = np.concatenate([best[0], scores[None]], 1), np.concatenate([best[1], rows[None]], 1)
-            best = order(*merged, k)
-        return best[0][0], best[1][0]
+            raw_QB = queries @ self.tensor_ND[start : start + self.document_block].T
+            reached_QB = (raw_QB >= bounds_Q1).cpu().numpy()
+            query, column = np.nonzero(reached_QB)
+            if not len(query):
+                continue
+            counts_Q = np.bincount(query, minlength=len(q_QD))
+            place = np.arange(len(query)) - (np.cumsum(counts_Q) - counts_Q)[query]
+            shape = (len(q_QD), int(counts_Q.max()))
+            scores_QH, docs_QH = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
+            scores_QH[query, place] = self._score(queries, query, start + column)
+            docs_QH[query, place] = self.ordinals(start + column)
+            merged = np.concatenate([best[0], scores_QH], 1), np.concatenate([best[1], docs_QH], 1)
+            best = keep(*merged, k)
+        return best
 
-    def _score(self, queries_QD: torch.Tensor, query_P: np.ndarray, document_P: np.ndarray) -> np.ndarray:
+    def _score(self, queries_QD: torch.Tensor, query_P: np.ndarray, row_P: np.ndarray) -> np.ndarray:
         queries = torch.from_numpy(query_P).to(self.device)
-        documents = torch.from_numpy(document_P).to(self.device)
-        return score_pairs(queries_QD, self.tensor_ND, queries, documents).cpu().numpy()
+        rows = torch.from_numpy(row_P).to(self.device)
+        return score_pairs(queries_QD, self.tensor_ND, queries, rows).cpu().numpy()
 
 
 def top_k(
@@ -150,43 +260,7 @@ def pair_scores(
     """
     queries, documents = _as_float32(queries_QD, "queries"), _as_float32(documents_ND, "documents")
     rows = [torch.from_numpy(np.array(rows_P, dtype=np.int64)) for rows_P in (query_rows, document_rows)]
-    return score_pairs(_tensor(queries), _tensor(documents), *rows).numpy()
-
-
-def _search_faiss(documents: Documents, q_QD: np.ndarray, survivors: int) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ModelError(
-            "faiss is not installed", fix='pip install -e ".[cpu]" or pip install -e ".[gpu]"'
-        ) from error
-
-    metric = faiss.METRIC_INNER_PRODUCT
-    # The GPU's selection holds at most 2,048 candidates a query.
-    if documents.device.startswith("cuda") and faiss.get_num_gpus() > 0 and survivors <= 2048:
-        resources = faiss.StandardGpuResources()
-        return faiss.knn_gpu(resources, q_QD, documents.doc_ND, survivors, metric=metric)
-    return faiss.knn(q_QD, documents.doc_ND, survivors, metric=metric)
-
-
-@torch.inference_mode()
-def _search_torch(documents: Documents, q_QD: np.ndarray, survivors: int) -> tuple[np.ndarray, np.ndarray]:
-    queries_QD = _tensor(q_QD).to(documents.device)
-    best_QK = torch.empty(len(q_QD), 0, device=documents.device)
-    rows_QK = torch.empty(len(q_QD), 0, dtype=torch.int64, device=documents.device)
-    for start in range(0, len(documents), documents.document_block):
-        block_BD = documents.tensor_ND[start : start + documents.document_block]
-        block_QB = queries_QD @ block_BD.T
-        block_QK, columns_QK = block_QB.topk(min(survivors, len(block_BD)), dim=1, sorted=False)
-        merged_QK = torch.cat([best_QK, block_QK], 1)
-        merged_rows_QK = torch.cat([rows_QK, columns_QK + start], 1)
-        best_QK, kept_QK = merged_QK.topk(min(survivors, merged_QK.shape[1]), dim=1, sorted=False)
-        rows_QK = merged_rows_QK.gather(1, kept_QK)
-    return best_QK.cpu().numpy(), rows_QK.cpu().numpy()
-
-
-Searcher = Callable[[Documents, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-SEARCHERS: dict[str, Searcher] = {"faiss": _search_faiss, "torch": _search_torch}
+    return score_pairs(tensor_of(queries), tensor_of(documents), *rows).numpy()
 
 
 def _as_float32(x_ND: np.ndarray, name: str) -> np.ndarray:
@@ -195,14 +269,8 @@ def _as_float32(x_ND: np.ndarray, name: str) -> np.ndarray:
     return np.ascontiguousarray(x_ND, dtype=np.float32)
 
 
-def _tensor(x_ND: np.ndarray) -> torch.Tensor:
-    # torch warns of arrays that lie in read-only memory, such as a mapped file; nothing here writes to them.
-    writable = x_ND if x_ND.flags.writeable else np.lib.stride_tricks.as_strided(x_ND, writeable=True)
-    return torch.from_numpy(writable)
-
-
 def _max_norm(x_ND: np.ndarray, name: str, first: int) -> float:
-    norms_N = np.linalg.norm(x_ND, axis=1)
+    norms_N = np.sqrt(np.einsum("nd,nd->n", x_ND, x_ND))  # numpy's norm would copy the matrix
     bad = np.flatnonzero(~np.isfinite(norms_N))
     if len(bad):
         raise ModelError(

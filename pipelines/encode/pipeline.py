@@ -1,18 +1,19 @@
-"""The Ray graph of encoding: read and tokenise on CPU tasks -> embed on an actor pool -> write shards."""
+"""The Ray graphs of encoding: read and tokenise on CPU tasks -> embed on an actor pool -> write shards; quantise."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from cluster.artifacts import Artifact, ArtifactWriter
+from cluster.artifacts import Artifact
+from cluster.committed import find_committed
 from cluster.errors import UserError
-from models.prompts import Kind
-from pipelines import schemas
+from models.quantization import CALIBRATED
+from pipelines.encode import earlier, quantize
 from pipelines.encode.config import EncodeConfig
+from pipelines.encode.earlier import TABLES
+from pipelines.encode.shards import read_and_tokenize, write_shard
 from pipelines.model import LocatedModel, Model
 from pipelines.steps import Step, Work
 from pipelines.waves import run_waves
@@ -21,22 +22,38 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 STAGE_VERSION = 1
+QUANTIZE_VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
-TABLES = ("documents", "queries")
 
 
 def encode_step(data: Step, model: Model, splits: Sequence[str], config: EncodeConfig) -> Step:
     """Embed all documents of ``data``, and the queries of ``splits``, with ``model``.
 
+    A text that an earlier artifact of the same model, dtype, device, settings and libraries holds is not embedded
+    again: its embedding is copied (``config.reuse``). It differs from a fresh one by the rounding that comes from
+    the texts beside it in a batch, and by nothing else.
+
+    Args:
+        data: The ingest step.
+        model: What embeds.
+        splits: Whose queries are embedded; () for none, as in a corpus without labels.
+        config: Of precision int8, uint8, binary or ubinary, the step makes float16 embeddings, and
+            ``quantize_step`` the codes.
+
     Returns:
         A step whose artifact has the tables `documents` and `queries` (schema `embeddings`); shard i of each
-        holds ordinals of shard i of the ingest artifact's table, in the same order.
+        holds ordinals of shard i of the ingest artifact's table, in the same order; a chunked document has one
+        row a chunk, adjacent and in order.
+
+    Raises:
+        UserError: The chunks or the dimension do not fit the model.
     """
+    _check_model(model, config)
     return Step(
         stage="encode",
         label=f"{data.label}-{model.label}",
         stage_version=STAGE_VERSION,
-        identity={"model": model.identity, "splits": sorted(set(splits)), **config.model_dump(mode="json")},
+        identity={"model": model.identity, "splits": sorted(set(splits)), **config.identity},
         libraries=LIBRARIES,
         inputs={"data": data, **model.inputs},
         run=partial(_run, model=model, splits=tuple(sorted(set(splits))), config=config),
@@ -44,49 +61,120 @@ def encode_step(data: Step, model: Model, splits: Sequence[str], config: EncodeC
     )
 
 
+def _check_model(model: Model, config: EncodeConfig) -> None:
+    from models.checkpoint import resolve_model
+    from models.layout import describe_model
+
+    longest = model.config.max_document_tokens
+    if config.chunk is not None and config.chunk.tokens > longest:
+        raise UserError(
+            "a chunk is longer than the documents that the model takes",
+            where="encode.chunk.tokens",
+            got=str(config.chunk.tokens),
+            expected=f"at most max_document_tokens, {longest}",
+            fix=f"set encode.chunk.tokens={longest}, or raise max_document_tokens where the model is named",
+        )
+    if config.dimension is not None:
+        dimension = describe_model(resolve_model(model.config.source)).dimension
+        if config.dimension > dimension:
+            raise UserError(
+                "the model has fewer dimensions",
+                where="encode.dimension",
+                got=str(config.dimension),
+                expected=f"at most {dimension}",
+                fix="lower it, or set it to null for all",
+            )
+
+
 def _run(work: Work, model: Model, splits: tuple[str, ...], config: EncodeConfig) -> Artifact:
-    data = work.inputs["data"]
+    data, writer = work.inputs["data"], work.writer
     _check_splits(data, splits)
-    missing: list[dict[str, Any]] = [
-        {"table": table, "index": index, "rows": data.manifest.tables[table].shards[index].rows}
-        for table in TABLES
-        for index in work.writer.missing(table, data.num_shards(table))
-    ]
+    missing = _missing(work, data)
     total = sum(data.num_rows(table) for table in TABLES)
     work.progress.total(total, "texts", done=total - sum(shard["rows"] for shard in missing))
+    chosen = earlier.choose_earlier(writer, work.step.full_identity) if config.reuse else []
     if missing:
-        reader = partial(read_and_tokenize, data=data, splits=splits, model=model.locate(work.inputs))
-        build = partial(
-            _graph,
-            work=work,
-            num_shards=len(missing),
-            reader=reader,
-            model=model.locate(work.inputs),
+        located = model.locate(work.inputs)
+        # One that was removed since it was chosen is done without: its texts are embedded.
+        found = [find_committed(writer.storage, key) for key in chosen]
+        reader = partial(
+            read_and_tokenize,
+            data=data,
+            splits=splits,
+            model=located,
             config=config,
+            earlier=[artifact for artifact in found if artifact is not None],
         )
+        build = partial(
+            _graph, work=work, num_shards=len(missing), reader=reader, model=located, config=config
+        )
+        reused = 0
         for receipt in run_waves(work.session, missing, build):
-            work.progress.advance(receipt["rows_read"])
+            reused += receipt["reused"]
+            work.progress.advance(receipt["rows_read"], note=f"{reused:,} taken over" if reused else "")
+    _write_index(work, data)
+    return work.commit(
+        {table: data.num_shards(table) for table in TABLES}, _summary(work, model, config, chosen)
+    )
+
+
+def _missing(work: Work, data: Artifact) -> list[dict[str, Any]]:
+    keys = set(work.writer.storage.list(f"{work.writer.key}/scratch/keys"))
+    found = []
+    for table in TABLES:
+        open_shards = set(work.writer.missing(table, data.num_shards(table)))
+        for index, shard in enumerate(data.manifest.tables[table].shards):
+            if index in open_shards or earlier.keys_name(work.writer, table, index) not in keys:
+                found.append({"table": table, "index": index, "rows": shard.rows})
+    return found
+
+
+def _write_index(work: Work, data: Artifact) -> None:
+    work.progress.note("index of keys")
+    shards = [(table, index) for table in TABLES for index in range(data.num_shards(table))]
+    buckets = earlier.num_buckets(sum(data.num_rows(table) for table in TABLES))
+    write = partial(_write_bucket, writer=work.writer, buckets=buckets, shards=shards)
+    if buckets == 1:
+        write({"bucket": 0})
+        return
+    resources = work.session.resources("tokenize")
+    rows = [{"bucket": bucket} for bucket in range(buckets)]
+    for _ in run_waves(work.session, rows, lambda dataset: dataset.map(write, **resources)):
+        pass
+
+
+def _write_bucket(row: dict[str, Any], **where: Any) -> dict[str, Any]:
+    earlier.write_bucket(bucket=row["bucket"], **where)
+    return row
+
+
+def _summary(work: Work, model: Model, config: EncodeConfig, chosen: list[str]) -> dict[str, object]:
     shards = [shard for table in TABLES for shard in work.writer.finished(table).values()]
-    tokens, seconds = (sum(s.counters.get("tokens", 0) for s in shards), sum(s.seconds for s in shards))
+    totals = {
+        name: sum(shard.counters.get(name, 0) for shard in shards)
+        for name in ("tokens", "embedded", "reused")
+    }
     embedding = work.writer.read_finished(shards[0]).schema.field("embedding").type
-    summary = {
+    return {
         "dimension": embedding.list_size,
-        "tokens": tokens,
-        "embed_seconds": round(seconds, 3),
+        "precision": config.float_precision,
+        "chunk": config.chunk.model_dump() if config.chunk else None,
+        **totals,
+        "reused_from": chosen if totals["reused"] else [],
+        "embed_seconds": round(sum(shard.seconds for shard in shards), 3),
         "dtype": model.dtype,
         "device": model.device,
     }
-    return work.commit({table: data.num_shards(table) for table in TABLES}, summary)
 
 
 def _check_splits(data: Artifact, splits: tuple[str, ...]) -> None:
-    present = set(data.read("qrels", columns=["split"]).column("split").to_pylist())
+    present = set(data.read("qrels", columns=["split"]).column("split").to_pylist()) if splits else set()
     for split in splits:
         if split not in present:
             raise UserError(
                 "the data has no labelled query in a split that the recipe uses",
                 where=f"mine.split or evaluate.split = {split}",
-                expected=", ".join(sorted(present)),
+                expected=", ".join(sorted(present)) or "data with labels: kind texts has none",
                 fix="name a split that is there, or give the data one",
             )
 
@@ -113,42 +201,69 @@ def _graph(
             compute=ActorPoolStrategy(min_size=smallest, max_size=largest),
             **work.session.resources("encode"),
         )
-        .map(partial(write_shard, writer=work.writer), **tokenize_resources)
+        .map(partial(write_shard, writer=work.writer, precision=config.float_precision), **tokenize_resources)
     )
 
 
-def read_and_tokenize(
-    row: dict[str, Any], data: Artifact, splits: tuple[str, ...], model: LocatedModel
-) -> dict[str, Any]:
-    """Read one shard of texts, queries of ``splits`` only, and return their ordinals and token ids."""
-    table, index = row["table"], row["index"]
-    kind: Kind = "document" if table == "documents" else "query"
-    ordinal, columns = ("doc", ["title"]) if kind == "document" else ("query", [])
-    shard = data.read_shard(table, index, columns=[ordinal, *columns, "text"])
-    if kind == "query":
-        qrels = data.read("qrels", columns=["query", "split"])
-        wanted = qrels.filter(pc.is_in(qrels.column("split"), pa.array(splits))).column("query").unique()
-        shard = shard.filter(pc.is_in(shard.column("query"), wanted))
-    texts = schemas.rendered_texts(shard)
-    tokens = model.tokenizer().tokenize(texts, kind)
-    return {
-        "table": table,
-        "index": index,
-        "rows_read": row["rows"],
-        "ordinals": shard.column(ordinal).to_numpy().tobytes(),
-        "ids": tokens.ids.tobytes(),
-        "offsets": tokens.offsets.tobytes(),
-        "pool_starts": tokens.pool_starts.tobytes(),
-    }
+def quantize_step(embeddings: Step, precision: str) -> Step:
+    """Store the embeddings of an encode step as int8, uint8, binary or ubinary.
+
+    Codes are those of ``sentence_transformers.util.quantize_embeddings`` of the float embeddings; the ranges of
+    int8 and uint8 are those of all documents, and serve for the queries too.
+
+    Returns:
+        A step whose artifact has the tables `documents` and `queries`, row for row those of ``embeddings``, and
+        `ranges` for int8 and uint8.
+    """
+    return Step(
+        stage="encode",
+        label=f"{embeddings.label}-{precision}",
+        stage_version=QUANTIZE_VERSION,
+        identity={"precision": precision},
+        libraries=(),
+        inputs={"embeddings": embeddings},
+        run=partial(_run_quantize, precision=precision),
+        count_shards=lambda artifacts: (
+            sum(artifacts["embeddings"].num_shards(table) for table in TABLES) + (precision in CALIBRATED)
+        ),
+    )
 
 
-def write_shard(row: dict[str, Any], writer: ArtifactWriter) -> dict[str, Any]:
-    """Write one shard of embeddings and return its receipt."""
-    schema = schemas.embeddings(row["dimension"], row["precision"])
-    ordinals = np.frombuffer(row["ordinals"], dtype=np.int64)
-    values = pa.array(np.frombuffer(row["embeddings"], dtype=row["precision"]))
-    embedding = pa.FixedSizeListArray.from_arrays(values, row["dimension"])
-    table = schemas.conform(pa.table({"id": ordinals, "embedding": embedding}), schema)
-    counters = {"tokens": row["tokens"]}
-    shard = writer.write_shard(row["table"], row["index"], table, counters=counters, seconds=row["seconds"])
-    return {"rows": shard.rows, "rows_read": row["rows_read"]}
+def _run_quantize(work: Work, precision: str) -> Artifact:
+    embeddings, writer = work.inputs["embeddings"], work.writer
+    ranges_2D: np.ndarray | None = None
+    if precision in CALIBRATED:
+        if writer.missing("ranges", 1):
+            _measure(work, embeddings)
+        ranges_2D = quantize.read_ranges(writer)
+    counts = {table: embeddings.num_shards(table) for table in TABLES}
+    rows = [{"table": table, "index": i} for table in TABLES for i in writer.missing(table, counts[table])]
+    work.progress.total(sum(counts.values()), "shards", done=sum(counts.values()) - len(rows))
+    function = partial(
+        quantize.quantize_shard,
+        writer=writer,
+        embeddings=embeddings,
+        precision=precision,
+        ranges_2D=ranges_2D,
+    )
+    _map(work, rows, function)
+    summary = {"dimension": embeddings.manifest.summary["dimension"], "precision": precision}
+    return work.commit(counts | ({"ranges": 1} if ranges_2D is not None else {}), summary)
+
+
+def _measure(work: Work, embeddings: Artifact) -> None:
+    shards = embeddings.manifest.tables["documents"].shards
+    indices = [index for index, shard in enumerate(shards) if shard.rows]
+    done = set(work.writer.storage.list(f"{work.writer.key}/scratch/ranges"))
+    rows = [{"index": index} for index in indices if quantize.ranges_name(work.writer, index) not in done]
+    work.progress.total(len(indices), "shards measured", done=len(indices) - len(rows))
+    _map(work, rows, partial(quantize.measure_shard, writer=work.writer, embeddings=embeddings))
+    quantize.write_ranges(work.writer, indices)
+
+
+def _map(
+    work: Work, rows: list[dict[str, Any]], function: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    resources = work.session.resources("tokenize")
+    for _ in run_waves(work.session, rows, lambda dataset: dataset.map(function, **resources)):
+        work.progress.advance()

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import UserError
-from pipelines.ingest.config import SPLITS, DataConfig
+from pipelines.ingest.config import SPLITS, JudgedConfig
 from pipelines.ingest.rows import Collection, Quarantine
 from pipelines.ingest.selection import Judgments, drawn_order, keep_documents, keep_queries
 from pipelines.ingest.validate import good_documents, good_judgments, good_queries
@@ -32,7 +32,7 @@ class Catalog:
     cut: dict[str, int]
 
 
-def read_catalog(collection: Collection, config: DataConfig) -> Catalog:
+def read_catalog(collection: Collection, config: JudgedConfig) -> Catalog:
     """Read and judge every row once, then choose what is used.
 
     Raises:
@@ -93,7 +93,7 @@ def _judgments(
     collection: Collection,
     queries: dict[str, int],
     documents: dict[str, int],
-    config: DataConfig,
+    config: JudgedConfig,
     quarantine: Quarantine,
 ) -> Judgments:
     before = len(quarantine.rows)
@@ -121,7 +121,7 @@ def _judgments(
     )
 
 
-def _refuse_empty(found: dict[str, int], what: str, config: DataConfig, quarantine: Quarantine) -> None:
+def _refuse_empty(found: dict[str, int], what: str, config: JudgedConfig, quarantine: Quarantine) -> None:
     if not found:
         raise UserError(
             f"no usable {what}",

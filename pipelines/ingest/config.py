@@ -137,4 +137,38 @@ class PairsConfig(_Source):
     """Documents whose 5-word shingles overlap by this Jaccard stay in one split; 1 joins equal ones only."""
 
 
-DataConfig = Annotated[DocstringsConfig | BeirConfig | PairsConfig, Field(discriminator="kind")]
+class TextColumns(_Config):
+    """Names of the columns of a table of texts."""
+
+    id: str | None = "id"
+    """Id of the text, a string or an integer; null numbers the rows of each file."""
+    text: str = "text"
+    """The text."""
+    title: str | None = "title"
+    """Title that stands before the text; null, or an absent column: none."""
+
+
+class TextsConfig(_Config):
+    """A corpus alone, to be embedded: tables of texts without queries or labels. Streamed, never whole in memory."""
+
+    kind: Literal["texts"]
+    """Selects this source."""
+    name: str = Field(min_length=1)
+    """Name of the data set, in tables and listings."""
+    path: str = Field(min_length=1)
+    """A .parquet, .jsonl, .csv or .tsv file; a directory of such files, all of one kind, read in the order of
+    their names; or a pattern such as shards/*.parquet."""
+    columns: TextColumns = TextColumns()
+    """Names of the columns."""
+    language: str | None = None
+    """Language code of all texts, such as "en"; null when unknown or mixed."""
+    limit: int | None = Field(default=None, ge=1)
+    """Most documents kept, the first of the files; null keeps all."""
+    shard_tokens: int = Field(default=1_048_576, ge=1)
+    """Estimated tokens (4 bytes of UTF-8 each) in a shard of documents; a shard is the unit of later work."""
+
+
+JudgedConfig = DocstringsConfig | BeirConfig | PairsConfig
+"""The sources with queries and judgments."""
+
+DataConfig = Annotated[JudgedConfig | TextsConfig, Field(discriminator="kind")]

@@ -13,16 +13,27 @@ from cluster.artifacts import Artifact
 from cluster.errors import UserError
 from pipelines.ingest.beir import beir_files, read_beir
 from pipelines.ingest.catalog import Catalog, read_catalog
-from pipelines.ingest.config import SPLITS, BeirConfig, DataConfig, DocstringsConfig
+from pipelines.ingest.config import (
+    SPLITS,
+    BeirConfig,
+    DataConfig,
+    DocstringsConfig,
+    JudgedConfig,
+    TextsConfig,
+)
 from pipelines.ingest.docstrings import package_versions, read_docstrings
 from pipelines.ingest.pairs import pairs_file, read_pairs
 from pipelines.ingest.readers import sha256_of
 from pipelines.ingest.rows import BadRow, Collection, Document, Query
 from pipelines.ingest.selection import Judgments
+from pipelines.ingest.texts import TextStream, digest_of, num_rows, text_files
 from pipelines.schemas import DOCUMENTS, QRELS, QUERIES, conform
 from pipelines.steps import Step, Work, label_of
 
 STAGE_VERSION = 2
+
+QUARANTINE_ROWS = 65_536
+"""Rows of a shard of the quarantine of a source that is not held in memory."""
 
 _Row = TypeVar("_Row", Document, Query)
 
@@ -33,6 +44,8 @@ def ingest_step(config: DataConfig) -> Step:
     Raises:
         UserError: A file is missing, of an unknown kind or without a column it needs.
     """
+    if isinstance(config, TextsConfig):
+        return _texts_step(config)
     sources: dict[str, str]
     read: Callable[[], Collection]
     libraries: tuple[str, ...] = ()
@@ -63,11 +76,71 @@ def ingest_step(config: DataConfig) -> Step:
     )
 
 
+def _texts_step(config: TextsConfig) -> Step:
+    files = text_files(config)
+    digest = digest_of(files)
+    return Step(
+        stage="ingest",
+        label=label_of(config.name),
+        stage_version=STAGE_VERSION,
+        identity={"config": config.model_dump(mode="json", exclude={"path"}), "sources": {"texts": digest}},
+        libraries=(),
+        inputs={},
+        run=partial(_run_texts, config, files, digest),
+    )
+
+
+def _run_texts(config: TextsConfig, files: dict[str, Path], digest: str, work: Work) -> Artifact:
+    stream = TextStream(config, files)
+    total = num_rows(files)
+    if total is not None:
+        work.progress.total(total, "rows")
+    finished = work.writer.finished("documents")
+    num_documents = num_quarantine = first = seen = 0
+    for shard in _cut(stream.documents(), config.shard_tokens):
+        # What a run that was cut short wrote is the same: the fingerprint holds the digest of the files.
+        if num_documents not in finished:
+            work.writer.write_shard("documents", num_documents, _documents_table(config, first, shard))
+        first, num_documents = first + len(shard), num_documents + 1
+        if stream.num_waiting >= QUARANTINE_ROWS:
+            work.writer.write_shard("quarantine", num_quarantine, stream.take_quarantined())
+            num_quarantine += 1
+        work.progress.advance(stream.num_rows - seen, note="documents")
+        seen = stream.num_rows
+    if not num_documents:
+        raise UserError(
+            "no usable documents",
+            where=f"data {config.name}",
+            got=", ".join(f"{reason} ({count} rows)" for reason, count in stream.counts.items()) or "no row",
+            expected="at least one row with an id and a text",
+            fix="mend the rows of the file, or name the right one",
+        )
+    work.writer.write_shard("queries", 0, QUERIES.empty_table())
+    work.writer.write_shard("qrels", 0, QRELS.empty_table())
+    work.writer.write_shard("quarantine", num_quarantine, stream.take_quarantined())
+    if digest_of(files) != digest:
+        raise _changed()
+    summary = {
+        "documents": stream.num_documents,
+        "queries": 0,
+        "judgments": 0,
+        "splits": {},
+        "quarantined": stream.counts.total(),
+        "left_out": dict(stream.left_out),
+        "notes": [],
+        "files": len(files),
+    }
+    tables = {"documents": num_documents, "queries": 1, "qrels": 1, "quarantine": num_quarantine + 1}
+    return work.commit(tables, summary, counters=stream.counts + stream.left_out)
+
+
 def _digests(files: dict[str, Path]) -> dict[str, str]:
     return {role: sha256_of(path) for role, path in files.items()}
 
 
-def _run(config: DataConfig, read: Callable[[], Collection], files: dict[str, Path], work: Work) -> Artifact:
+def _run(
+    config: JudgedConfig, read: Callable[[], Collection], files: dict[str, Path], work: Work
+) -> Artifact:
     work.progress.note("reading and checking")
     collection = read()
     catalog = read_catalog(collection, config)
@@ -157,7 +230,7 @@ def _documents_table(config: DataConfig, first: int, shard: list[Document]) -> p
     return conform(pa.table(columns), DOCUMENTS)
 
 
-def _queries_table(config: DataConfig, first: int, shard: list[Query]) -> pa.Table:
+def _queries_table(config: JudgedConfig, first: int, shard: list[Query]) -> pa.Table:
     columns = {
         "query": np.arange(first, first + len(shard)),
         "query_id": pa.array([row.query_id for row in shard], pa.string()),

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipelines.schemas import QUARANTINE
 
-_EXCERPT_CHARACTERS = 200
+EXCERPT_CHARACTERS = 200
 
 
 class BadRow(NamedTuple):
@@ -98,5 +98,5 @@ class Quarantine:
 
 
 def _printable(text: str) -> str:
-    cut = text[:_EXCERPT_CHARACTERS]
+    cut = text[:EXCERPT_CHARACTERS]
     return cut.encode("utf-8", errors="backslashreplace").decode("utf-8")

@@ -1,50 +1,65 @@
-"""The grid of a search: groups of document shards x ranges of query shards; a tile is one cell."""
+"""The grid of a search: groups of document shards x parts of the queries; a tile is one cell."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some of the queries of one range.
+
+    Args:
+        query_range: Number of the range.
+        start: First of them, an index into the queries that are searched.
+        stop: One beyond the last.
+    """
+
+    query_range: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
 class Grid:
-    """Contiguous groups of shards on both axes.
+    """The cells of a search, by the tables alone: a search that goes on finds the same ones.
 
     Args:
         document_groups: Half-open ranges of document shards.
-        query_ranges: Half-open ranges of query shards.
+        num_ranges: Ranges of queries, each a shard of candidates.
+        parts: All parts, in order; a range without a query to search has none.
     """
 
     document_groups: tuple[tuple[int, int], ...]
-    query_ranges: tuple[tuple[int, int], ...]
+    num_ranges: int
+    parts: tuple[Part, ...]
 
     @property
     def num_tiles(self) -> int:
         """Cells of the grid."""
-        return len(self.document_groups) * len(self.query_ranges)
+        return len(self.document_groups) * len(self.parts)
 
-    def tile(self, group: int, query_range: int) -> int:
+    def tile(self, group: int, part: int) -> int:
         """Return the number of a cell; the cells of one group follow each other, so an actor loads it once."""
-        return group * len(self.query_ranges) + query_range
+        return group * len(self.parts) + part
 
 
-def plan_grid(document_rows: np.ndarray, query_rows: np.ndarray, group_rows: int, range_rows: int) -> Grid:
-    """Cut both axes at whole shards, by the tables alone: a resumed search finds the same tiles.
+def plan_parts(queries: np.ndarray, range_starts: Sequence[int], max_queries: int) -> tuple[Part, ...]:
+    """Cut the queries of each range into parts of about equal size.
 
     Args:
-        document_rows: Rows of each document shard, int64 [num_document_shards].
-        query_rows: Rows of each query shard, int64 [num_query_shards].
-        group_rows: Documents of a group at most, unless one shard is larger.
-        range_rows: Queries of a range at most, unless one shard is larger.
+        queries: Ordinals to search, int64 ascending.
+        range_starts: Ordinal that each range begins with, and the total.
+        max_queries: Queries of a part at most.
     """
-    return Grid(document_groups=_cut(document_rows, group_rows), query_ranges=_cut(query_rows, range_rows))
-
-
-def _cut(rows: np.ndarray, max_rows: int) -> tuple[tuple[int, int], ...]:
-    cuts, start, held = [], 0, 0
-    for index, count in enumerate(rows.tolist()):
-        if index > start and held + count > max_rows:
-            cuts.append((start, index))
-            start, held = index, 0
-        held += count
-    cuts.append((start, len(rows)))
-    return tuple(cuts)
+    edges = np.searchsorted(queries, np.asarray(range_starts, np.int64)).tolist()
+    parts = []
+    for index, (start, stop) in enumerate(pairwise(edges)):
+        num_parts = -(-(stop - start) // max_queries)
+        cuts = (
+            [start + (stop - start) * cut // num_parts for cut in range(num_parts + 1)] if num_parts else []
+        )
+        parts += [Part(index, *cut) for cut in pairwise(cuts)]
+    return tuple(parts)

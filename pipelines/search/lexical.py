@@ -1,71 +1,161 @@
-"""BM25 as a retriever: the same candidates table as a dense search, without a model."""
+"""BM25 as a teacher: an index of all texts, mapped by every actor; a row of the Ray graph is a part of the queries."""
 
+from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from cluster.artifacts import Artifact
+from cluster.artifacts import Artifact, ArtifactWriter
+from cluster.committed import find_committed
 from pipelines import schemas
+from pipelines.search.config import SearchConfig
+from pipelines.search.grid import Grid, plan_parts
+from pipelines.search.merging import merge_ranges, open_work
+from pipelines.search.queries import Targets, find_targets
 from pipelines.steps import Step, Work
+from pipelines.waves import run_waves
 
-STAGE_VERSION = 1
-SHARD = 0
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+    from pipelines.search.lexical_searcher import LexicalTask
+
+STAGE_VERSION = 2
+INDEX_VERSION = 1
+INDEX = "index"
+LIBRARIES = ("bm25s", "numpy", "regex")
+_DEFAULTS = SearchConfig()
 
 
-def lexical_step(data: Step, split: str, retrieval_depth: int) -> Step:
+def lexical_step(
+    data: Step,
+    split: str,
+    retrieval_depth: int,
+    range_queries: int = _DEFAULTS.range_queries,
+    only: Step | None = None,
+) -> Step:
     """Find the best documents for the queries of one split by BM25.
 
+    Args:
+        data: The ingest step.
+        split: Whose queries are searched.
+        retrieval_depth: Candidates kept for each query; fewer where fewer documents share a word with it.
+        range_queries: Queries of one shard of candidates, rounded to whole shards.
+        only: A step whose table `starved` (column query, shard i of range i) names the queries to search. None: all
+            of the split.
+
     Returns:
-        A step whose artifact has the table `candidates`; positives beyond the depth have no row.
+        A step whose artifact has the table `candidates`; positives that were not retrieved are scored too. The
+        index is an artifact of its own, made at the first need and shared by all splits and depths.
     """
+    label = f"{data.label}-bm25-{split}"
     return Step(
         stage="search",
-        label=f"{data.label}-bm25-{split}",
+        label=f"{label}-deeper" if only else label,
         stage_version=STAGE_VERSION,
-        identity={"retriever": "bm25", "split": split, "retrieval_depth": retrieval_depth},
-        libraries=("bm25s", "numpy", "regex"),
-        inputs={"data": data},
-        run=partial(_run, split=split, retrieval_depth=retrieval_depth),
+        identity={
+            "retriever": "bm25",
+            "split": split,
+            "retrieval_depth": retrieval_depth,
+            "range_queries": range_queries,
+        },
+        libraries=LIBRARIES,
+        inputs={"data": data} | ({"only": only} if only else {}),
+        run=partial(_run, split=split, depth=retrieval_depth, range_queries=range_queries),
+        count_shards=partial(_count_shards, split=split, range_queries=range_queries),
     )
 
 
-def _run(work: Work, split: str, retrieval_depth: int) -> Artifact:
+def lexical_index_step(data: Step) -> Step:
+    """Index the words of all documents.
+
+    Returns:
+        A step whose artifact has the files `index/...`.
+    """
+    return Step(
+        stage="lexical",
+        label=data.label,
+        stage_version=INDEX_VERSION,
+        identity={},
+        libraries=LIBRARIES,
+        inputs={"data": data},
+        run=_run_index,
+    )
+
+
+def _plan(inputs: Mapping[str, Artifact], split: str, range_queries: int) -> tuple[Targets, Grid]:
+    data = inputs["data"]
+    targets = find_targets(data, split, range_queries, inputs.get("only"))
+    parts = plan_parts(targets.queries, targets.range_starts, _DEFAULTS.tile_queries)
+    return targets, Grid(((0, data.num_shards("documents")),), len(targets.ranges), parts)
+
+
+def _count_shards(inputs: Mapping[str, Artifact], split: str, range_queries: int) -> int:
+    _, grid = _plan(inputs, split, range_queries)
+    return grid.num_tiles + grid.num_ranges
+
+
+def _run(work: Work, split: str, depth: int, range_queries: int) -> Artifact:
+    from pipelines.search.lexical_searcher import LexicalTask
+
+    targets, grid = _plan(work.inputs, split, range_queries)
+    table = f"tiles_x{_DEFAULTS.tile_queries}"
+    waiting = open_work(work, grid, table)
+    if waiting.tiles:
+        index = _index(work)
+        task = LexicalTask(work.inputs["data"], index, split, targets.queries, grid, depth, table)
+        build = partial(_search_graph, work=work, task=task, num_tiles=len(waiting.tiles))
+        for _ in run_waves(work.session, waiting.tiles, build):
+            work.progress.advance()
+    merge_ranges(work, grid, waiting.ranges, table, depth)
+    return work.commit({"candidates": grid.num_ranges}, {"num_queries": len(targets.queries)})
+
+
+def _search_graph(tiles: "Dataset", work: Work, task: "LexicalTask", num_tiles: int) -> "Dataset":
+    from ray.data import ActorPoolStrategy
+
+    from pipelines.search.lexical_searcher import LexicalSearcher
+
+    smallest, largest = (min(size, num_tiles) for size in work.session.pool("search"))
+    return tiles.map(
+        LexicalSearcher,
+        fn_constructor_args=(work.writer, task),
+        compute=ActorPoolStrategy(min_size=smallest, max_size=largest),
+        **work.session.resources("search"),
+    )
+
+
+def _index(work: Work) -> Artifact:
+    """Return the index of the documents, built now if it is not in the store."""
+    step = lexical_index_step(work.step.inputs["data"])
+    found = find_committed(work.writer.storage, step.key)
+    if found is not None:
+        return found
+    writer = ArtifactWriter(work.writer.storage, step.stage, step.label, step.fingerprint)
+    return step.run(Work(step, {"data": work.inputs["data"]}, writer, work.session, work.progress))
+
+
+def _run_index(work: Work) -> Artifact:
     data = work.inputs["data"]
-    work.progress.total(1, "index")
-    if work.writer.missing("candidates", 1):
-        table = work.session.run_on("search", bm25_candidates, data, split, retrieval_depth)
-        work.writer.write_shard("candidates", SHARD, table)
-    work.progress.advance()
-    return work.commit({"candidates": 1})
+    work.progress.note("indexing words")
+    build = partial(build_index, writer=work.writer, data=data)
+    resources = work.session.resources("search")
+    for _ in run_waves(work.session, [{"index": 0}], lambda rows: rows.map(build, **resources)):
+        work.progress.note("")
+    return work.commit({}, {"num_documents": data.num_rows("documents")})
 
 
-def bm25_candidates(data: Artifact, split: str, retrieval_depth: int) -> pa.Table:
-    """Index all documents in memory and rank them for the queries of ``split``; schema CANDIDATES."""
+def build_index(row: dict[str, Any], writer: ArtifactWriter, data: Artifact) -> dict[str, Any]:
+    """Index the documents, read shard by shard, store the files and return the receipt."""
     from models.lexical import Bm25
 
-    documents = data.read("documents", columns=["title", "text"])
-    qrels = data.read("qrels", columns=["query", "doc", "split"])
-    pairs = qrels.filter(pc.equal(qrels.column("split"), split))
-    queries = data.read("queries", columns=["query", "text"])
-    queries = queries.filter(pc.is_in(queries.column("query"), pairs.column("query").unique()))
-    query_ids = queries.column("query").to_numpy()
-    depth = min(retrieval_depth, documents.num_rows)
-    scores_QK, docs_QK = Bm25(schemas.rendered_texts(documents)).search(
-        schemas.rendered_texts(queries), depth
-    )
-    found = docs_QK >= 0
-    rank_QK = np.broadcast_to(np.arange(1, docs_QK.shape[1] + 1), docs_QK.shape)
-    query_QK = np.broadcast_to(query_ids[:, None], docs_QK.shape)
-    labelled = pairs.column("query").to_numpy() * documents.num_rows + pairs.column("doc").to_numpy()
-    table = pa.table(
-        {
-            "query": query_QK[found],
-            "doc": docs_QK[found],
-            "rank": rank_QK[found].astype(np.int32),
-            "score": scores_QK[found].astype(np.float32),
-            "is_positive": np.isin((query_QK * documents.num_rows + docs_QK)[found], labelled),
-        }
-    )
-    return schemas.conform(table, schemas.CANDIDATES)
+    def texts() -> Iterator[str]:
+        for shard in range(data.num_shards("documents")):
+            yield from schemas.rendered_texts(data.read_shard("documents", shard, columns=["title", "text"]))
+
+    with TemporaryDirectory(prefix="stope-lexical-") as folder:
+        index = Bm25(texts())
+        index.save(Path(folder))
+        writer.put_directory(INDEX, Path(folder))
+    return {"index": row["index"], "rows": len(index)}

@@ -1,89 +1,126 @@
-"""The Ray graph of an exact search: a row is a tile of the grid; then a row is a query range to merge."""
+"""The Ray graph of a dense search: a row is a tile of the grid; then a row is a query range to merge."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cluster.artifacts import Artifact, ArtifactWriter, Shard
+from cluster.artifacts import Artifact
+from pipelines.ranges import cut_shards
 from pipelines.search.config import SearchConfig
-from pipelines.search.grid import Grid, plan_grid
-from pipelines.search.tiles import merge_tiles, range_queries
+from pipelines.search.grid import Grid, Part, plan_parts
+from pipelines.search.lists import CENTROIDS, num_lists, write_centroids, write_lists
+from pipelines.search.merging import merge_ranges, open_work
+from pipelines.search.queries import Targets, find_targets
+from pipelines.search.recall import exact_documents, recall, sample_queries
 from pipelines.steps import Step, Work
 from pipelines.waves import run_waves
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-STAGE_VERSION = 1
+    from pipelines.search.searcher import DenseTask
+
+STAGE_VERSION = 2
 
 
-def search_step(data: Step, embeddings: Step, split: str, config: SearchConfig) -> Step:
+def search_step(
+    data: Step, embeddings: Step, split: str, config: SearchConfig, only: Step | None = None
+) -> Step:
     """Find the best documents for the queries of one split, by the embeddings of one model.
 
+    Args:
+        data: The ingest step.
+        embeddings: The encode step; a document with several rows, its chunks, is scored by the best of them.
+        split: Whose queries are searched.
+        config: Depth, index, backend and bounds.
+        only: A step whose table `starved` (column query, shard i of range i) names the queries to search, then at
+            `max_retrieval_depth`. None: all of the split, at `retrieval_depth`.
+
     Returns:
-        A step whose artifact has the table `candidates`: `retrieval_depth` ranks a query, positives marked, and the
-        scores of the positives that lie deeper. It depends on the depth, not on the backend or the grid.
+        A step whose artifact has the table `candidates`: the ranks of each query, positives marked, and the scores
+        of the positives that lie deeper. Shard i holds the queries of range i of ``query_ranges``. It depends on
+        depth, index and ranges, not on the backend, the grid or the machines.
     """
+    depth = config.max_retrieval_depth if only else config.retrieval_depth
+    identity: dict[str, object] = {"split": split, "retrieval_depth": depth}
+    identity |= config.model_dump(mode="json", include={"index", "range_queries"})
+    libraries: tuple[str, ...] = ()
+    if config.index == "ivf":
+        identity |= config.model_dump(mode="json", include={"ivf", "recall_sample"})
+        libraries = ("faiss-cpu", "faiss-gpu")
+    if only and not config.searches_deeper:
+        identity["searches_deeper"] = False
+    label = f"{embeddings.label}-{split}"[:72]
     return Step(
         stage="search",
-        label=f"{embeddings.label}-{split}"[:80],
+        label=f"{label}-deeper" if only else label,
         stage_version=STAGE_VERSION,
-        # The grid says what shard i holds, so a search that goes on must find the same one.
-        identity={"split": split, **config.model_dump(mode="json", exclude={"backend"})},
-        libraries=(),
-        inputs={"data": data, "embeddings": embeddings},
-        run=partial(_run, split=split, config=config),
-        count_shards=partial(_count_shards, config=config),
+        identity=identity,
+        libraries=libraries,
+        inputs={"data": data, "embeddings": embeddings} | ({"only": only} if only else {}),
+        run=partial(_run, split=split, depth=depth, config=config),
+        count_shards=partial(_count_shards, split=split, config=config),
     )
 
 
-def _grid_of(embeddings: Artifact, config: SearchConfig) -> Grid:
-    document_rows, query_rows = (np.diff(embeddings.first_rows(table)) for table in ("documents", "queries"))
+def _plan(inputs: Mapping[str, Artifact], split: str, config: SearchConfig) -> tuple[Targets, Grid]:
+    data, embeddings, only = inputs["data"], inputs["embeddings"], inputs.get("only")
+    targets = find_targets(data, split, config.range_queries, only)
+    if only and not config.searches_deeper:
+        targets = replace(targets, queries=targets.queries[:0])
+    document_rows = np.diff(embeddings.first_rows("documents"))
+    grid = Grid(
+        document_groups=cut_shards(document_rows, _group_rows(embeddings, config)),
+        num_ranges=len(targets.ranges),
+        parts=plan_parts(targets.queries, targets.range_starts, config.tile_queries),
+    )
+    return targets, grid
+
+
+def _group_rows(embeddings: Artifact, config: SearchConfig) -> int:
     dimension = int(embeddings.manifest.summary["dimension"])  # type: ignore[arg-type]
-    group_rows = config.group_mb * 2**20 // (4 * dimension)
-    return plan_grid(document_rows, query_rows, group_rows, config.range_queries)
+    copies = 2 if config.index == "ivf" else 1  # inverted lists hold the embeddings once more
+    return max(1, config.group_mb * 2**20 // (4 * dimension * copies))
 
 
-def _count_shards(inputs: Mapping[str, Artifact], config: SearchConfig) -> int:
-    grid = _grid_of(inputs["embeddings"], config)
-    return grid.num_tiles + len(grid.query_ranges)
+def _count_shards(inputs: Mapping[str, Artifact], split: str, config: SearchConfig) -> int:
+    _, grid = _plan(inputs, split, config)
+    return grid.num_tiles + grid.num_ranges
 
 
-def _run(work: Work, split: str, config: SearchConfig) -> Artifact:
-    data, embeddings, writer = work.inputs["data"], work.inputs["embeddings"], work.writer
-    grid = _grid_of(embeddings, config)
-    merges = writer.missing("candidates", len(grid.query_ranges))
-    tiles = [
-        {"tile": grid.tile(group, index), "group": group, "range": index}
-        for group in range(len(grid.document_groups))
-        for index in merges
-    ]
-    open_tiles = set(writer.missing("tiles", grid.num_tiles)) if merges else set()
-    tiles = [tile for tile in tiles if tile["tile"] in open_tiles]
-    work.progress.total(grid.num_tiles + len(grid.query_ranges), "tiles", done=grid.num_tiles - len(tiles))
-    task = {"data": data, "embeddings": embeddings, "split": split, "grid": grid, "config": config}
-    if merges:
+def _run(work: Work, split: str, depth: int, config: SearchConfig) -> Artifact:
+    from pipelines.search.searcher import DenseTask
+
+    data, embeddings = work.inputs["data"], work.inputs["embeddings"]
+    targets, grid = _plan(work.inputs, split, config)
+    # The grid is part of the name: with other bounds a resumed search makes tiles of its own.
+    cut = f"{_group_rows(embeddings, config)}x{config.tile_queries}"
+    task = DenseTask(data, embeddings, split, targets.queries, grid, depth, config, None, f"tiles_{cut}")
+    waiting = open_work(work, grid, task.table)
+    tiles = waiting.tiles
+    if tiles and config.index == "ivf":
+        task, tiles = _with_lists(work, task, tiles, f"lists_{cut}")
+    _search(work, task, tiles)
+    merge_ranges(work, grid, waiting.ranges, task.table, depth)
+    summary: dict[str, object] = {"num_tiles": grid.num_tiles, "num_queries": len(targets.queries)}
+    if config.index == "ivf" and config.recall_sample and len(targets.queries):
+        summary |= _recall(work, task, targets, f"exact_{cut}")
+    return work.commit({"candidates": grid.num_ranges}, summary)
+
+
+def _search(work: Work, task: "DenseTask", tiles: list[dict[str, object]]) -> None:
+    if tiles:
+        rows = [{"lists": "", **tile} for tile in tiles]
         for _ in run_waves(
-            work.session, tiles, partial(_search_graph, work=work, num_tiles=len(tiles), task=task)
+            work.session, rows, partial(_search_graph, work=work, task=task, num_tiles=len(rows))
         ):
             work.progress.advance()
-        finished = writer.finished("tiles")
-        groups = range(len(grid.document_groups))
-        ranges = [
-            {
-                "range": index,
-                "tiles": [finished[grid.tile(group, index)].model_dump_json() for group in groups],
-            }
-            for index in merges
-        ]
-        for _ in run_waves(work.session, ranges, partial(_merge_graph, work=work, task=task)):
-            work.progress.advance()
-    return work.commit({"candidates": len(grid.query_ranges)}, {"num_tiles": grid.num_tiles})
 
 
-def _search_graph(tiles: "Dataset", work: Work, num_tiles: int, task: dict[str, Any]) -> "Dataset":
+def _search_graph(tiles: "Dataset", work: Work, task: "DenseTask", num_tiles: int) -> "Dataset":
     from ray.data import ActorPoolStrategy
 
     from pipelines.search.searcher import Searcher
@@ -91,28 +128,51 @@ def _search_graph(tiles: "Dataset", work: Work, num_tiles: int, task: dict[str, 
     smallest, largest = (min(size, num_tiles) for size in work.session.pool("search"))
     return tiles.map(
         Searcher,
-        fn_constructor_kwargs={"writer": work.writer, **task},
+        fn_constructor_args=(work.writer, task),
         compute=ActorPoolStrategy(min_size=smallest, max_size=largest),
         **work.session.resources("search"),
     )
 
 
-def _merge_graph(ranges: "Dataset", work: Work, task: dict[str, Any]) -> "Dataset":
-    return ranges.map(partial(merge_range, writer=work.writer, **task), **work.session.resources("tokenize"))
+def _with_lists(
+    work: Work, task: "DenseTask", tiles: list[dict[str, object]], table: str
+) -> tuple["DenseTask", list[dict[str, object]]]:
+    """Train the centroids and assign the groups that ``tiles`` need; name both to the tiles."""
+    writer, embeddings, config = work.writer, task.embeddings, task.config.ivf
+    num_lists(embeddings, config)  # refuses before anything starts
+    resources = work.session.resources("search")
+    if writer.missing(CENTROIDS, 1):
+        train = partial(write_centroids, writer=writer, embeddings=embeddings, config=config)
+        work.progress.note("training lists")
+        for _ in run_waves(work.session, [{"index": 0}], lambda rows: rows.map(train, **resources)):
+            work.progress.note("")
+    centroids = writer.finished(CENTROIDS)[0]
+    groups = task.grid.document_groups
+    wanted = {tile["group"] for tile in tiles}
+    rows = [{"group": group} for group in writer.missing(table, len(groups)) if group in wanted]
+    assign = partial(
+        write_lists, writer=writer, embeddings=embeddings, groups=groups, centroids=centroids, table=table
+    )
+    if rows:
+        for _ in run_waves(work.session, rows, lambda missing: missing.map(assign, **resources)):
+            work.progress.note("assigning lists")
+    lists = {index: shard.model_dump_json() for index, shard in writer.finished(table).items()}
+    named = [{**tile, "lists": lists[int(str(tile["group"]))]} for tile in tiles]
+    return replace(task, centroids=centroids), named
 
 
-def merge_range(
-    row: dict[str, Any],
-    writer: ArtifactWriter,
-    data: Artifact,
-    embeddings: Artifact,
-    split: str,
-    grid: Grid,
-    config: SearchConfig,
-) -> dict[str, Any]:
-    """Merge the tiles of one query range and write its candidates."""
-    tiles = [writer.read_finished(Shard.model_validate_json(tile)) for tile in row["tiles"]]
-    queries, _ = range_queries(data, embeddings, split, grid.query_ranges[row["range"]])
-    candidates = merge_tiles(tiles, queries[0], config.retrieval_depth)
-    shard = writer.write_shard("candidates", row["range"], candidates)
-    return {"rows": shard.rows}
+def _recall(work: Work, task: "DenseTask", targets: Targets, table: str) -> dict[str, object]:
+    """Search a sample exactly, with the same tiles, and compare."""
+    sample = sample_queries(targets.queries, task.config.recall_sample)
+    grid = replace(task.grid, num_ranges=1, parts=(Part(0, 0, len(sample)),))
+    exact = replace(task, queries=sample, grid=grid, centroids=None, table=table)
+    tiles: list[dict[str, object]] = [
+        {"tile": group, "group": group, "part": 0} for group in work.writer.missing(table, grid.num_tiles)
+    ]
+    _search(work, exact, tiles)
+    read = work.writer.read_finished
+    truth = exact_documents((read(tile) for tile in work.writer.finished(table).values()), sample, task.depth)
+    ranges = np.unique(np.searchsorted(targets.range_starts, sample, side="right") - 1).tolist()
+    candidates = work.writer.finished("candidates")
+    share = recall((read(candidates[index]) for index in ranges), sample, truth)
+    return {"recall": round(share, 4), "recall_queries": len(sample)}

@@ -1,133 +1,149 @@
-"""One tile of a dense search, and the merge of a query range's tiles; plain functions on tables."""
+"""One tile of a search, and the merge of the tiles of one part of the queries; plain functions on tables."""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.artifacts import Artifact
-from models.search.exact import Documents, pair_scores
+from cluster.errors import UserError
+from models.search.exact import Documents
 from models.search.merge import merge_top_k
 from pipelines import schemas
+from pipelines.search.tables import candidates_table, padded
+
+TopK = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""Query embeddings and depth -> scores and documents, [Q, K] each."""
 
 
-def read_embeddings(artifact: Artifact, table: str, shards: range) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ordinals, int64 [N], and the embeddings, float32 [N, D], of contiguous shards."""
-    ids, vectors = [], []
-    for index in shards:
-        shard = artifact.read_shard(table, index)
-        column = shard.column("embedding").combine_chunks()
-        ids.append(shard.column("id").to_numpy())
-        vectors.append(column.values.to_numpy().reshape(-1, column.type.list_size).astype(np.float32))
-    return np.concatenate(ids), np.concatenate(vectors)
+def read_documents(embeddings: Artifact, shards: range, device: str) -> Documents:
+    """Return the documents of contiguous shards; rows of equal ordinal are chunks of one document.
 
-
-def range_queries(
-    data: Artifact, embeddings: Artifact, split: str, shards: tuple[int, int]
-) -> tuple[tuple[np.ndarray, np.ndarray], pa.Table]:
-    """Return the queries of ``split`` that lie in a range of shards, and their labelled pairs.
-
-    Returns:
-        Ordinals, int64 [Q] ascending, with embeddings, float32 [Q, D]; and a table with columns query and doc.
+    The shards are read one after the other into one float32 matrix, so that no more than that and one shard are
+    held.
     """
-    ids, vectors_QD = read_embeddings(embeddings, "queries", range(*shards))
-    qrels = data.read("qrels", columns=["query", "doc", "split"])
-    pairs = qrels.filter(pc.equal(qrels.column("split"), split)).select(["query", "doc"])
-    mine = np.isin(ids, pairs.column("query").to_numpy())
-    pairs = pairs.filter(pa.array(np.isin(pairs.column("query").to_numpy(), ids)))
-    return (ids[mine], vectors_QD[mine]), pairs
+    rows = np.diff(embeddings.first_rows("documents"))[shards.start : shards.stop]
+    ids = np.empty(int(rows.sum()), np.int64)
+    doc_ND = np.empty((0, 0), np.float32)
+    first = 0
+    for index in shards:
+        shard_ids, shard_ND = read_shard(embeddings, "documents", index)
+        if not first:
+            doc_ND = np.empty((len(ids), shard_ND.shape[1]), np.float32)
+        stop = first + len(shard_ids)
+        ids[first:stop], doc_ND[first:stop] = shard_ids, shard_ND
+        first = stop
+    dense = not len(ids) or bool(np.array_equal(ids, np.arange(ids[0], ids[0] + len(ids))))
+    if dense:
+        return Documents(doc_ND, int(ids[0]) if len(ids) else 0, device)
+    return Documents(doc_ND, device=device, row_docs=ids)
+
+
+def read_shard(embeddings: Artifact, table: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ordinals, int64 [N], and the embeddings, [N, D] as they are stored, of one shard.
+
+    Raises:
+        UserError: They are stored as codes.
+    """
+    shard = embeddings.read_shard(table, index)
+    column = shard.column("embedding").combine_chunks()
+    if not pa.types.is_floating(column.type.value_type):
+        raise UserError(
+            "embeddings are stored as codes, which have no inner product",
+            where=f"{embeddings.key}, table {table}",
+            got=str(column.type.value_type),
+            expected="float16 or float32",
+            fix="search the embeddings that the codes were made of",
+        )
+    return shard.column("id").to_numpy(), column.values.to_numpy().reshape(-1, column.type.list_size)
+
+
+def take_queries(shards: Sequence[tuple[np.ndarray, np.ndarray]], queries: np.ndarray) -> np.ndarray:
+    """Return the embeddings of ``queries`` (int64 [Q] ascending), float32 [Q, D].
+
+    Args:
+        shards: Ordinals and embeddings of the shards that hold them, in order.
+        queries: Ordinals.
+
+    Raises:
+        UserError: One has no embedding.
+    """
+    ids = np.concatenate([shard_ids for shard_ids, _ in shards])
+    taken = [vectors_ND[np.isin(shard_ids, queries)].astype(np.float32) for shard_ids, vectors_ND in shards]
+    absent = np.setdiff1d(queries, ids)
+    if len(absent):
+        raise UserError(
+            "a query has no embedding",
+            where=f"query {absent[0]}",
+            got=f"{len(absent)} such queries",
+            expected="embeddings of all queries of the split",
+            fix="encode the split that is searched",
+        )
+    return np.concatenate(taken)
 
 
 def search_tile(
     queries: tuple[np.ndarray, np.ndarray],
     documents: Documents,
-    positives: pa.Table,
-    retrieval_depth: int,
-    backend: str,
+    pairs: tuple[np.ndarray, np.ndarray],
+    depth: int,
+    top_k: TopK,
 ) -> pa.Table:
-    """Search a range of queries in a group of documents.
+    """Search some queries in a group of documents.
 
     Args:
         queries: Ordinals, int64 [Q] ascending, and embeddings, float32 [Q, D].
-        documents: A group of N documents with dense ordinals.
-        positives: Columns query and doc: the labelled pairs of these queries.
-        retrieval_depth: Documents kept for each query.
-        backend: ``"faiss"`` or ``"torch"``.
+        documents: The group.
+        pairs: Labelled pairs of these queries: row of the query and document, int64 [P] each.
+        depth: Documents kept for each query.
+        top_k: Finds them among ``documents``.
 
     Returns:
         Schema PARTIALS: the best documents of each query in this group, and the scores of those of its positives
         that lie in this group.
     """
     query_ids, query_QD = queries
-    first = documents.first_document
-    scores_QK, docs_QK = documents.top_k(query_QD, retrieval_depth, backend)
-    found = docs_QK >= 0
-    pair_query, pair_doc = positives.column("query").to_numpy(), positives.column("doc").to_numpy()
-    here = (pair_doc >= first) & (pair_doc < first + len(documents)) & np.isin(pair_query, query_ids)
-    pair_query, pair_doc = pair_query[here], pair_doc[here]
-    rows = np.searchsorted(query_ids, pair_query)
-    pair_score = pair_scores(query_QD, documents.doc_ND, rows, pair_doc - first)
-    query_Q1 = np.broadcast_to(query_ids[:, None], docs_QK.shape)
+    found = top_k(query_QD, depth)
+    here = documents.holds(pairs[1])
+    pair_row, pair_doc = pairs[0][here], pairs[1][here]
+    positives = (pair_row, pair_doc, documents.pair_scores(query_QD, pair_row, pair_doc))
+    return partials_table(query_ids, found, positives)
+
+
+def partials_table(
+    query_ids: np.ndarray, found: tuple[np.ndarray, np.ndarray], positives: tuple[np.ndarray, ...]
+) -> pa.Table:
+    """Return a tile, schema PARTIALS: what was found, in order of rank, then the positives; as for candidates."""
+    scores_QK, docs_QK = found
+    pair_row, pair_doc, pair_score = positives
+    found_QK = docs_QK >= 0
     table = pa.table(
         {
-            "query": np.concatenate([query_Q1[found], pair_query]),
-            "doc": np.concatenate([docs_QK[found], pair_doc]),
-            "score": np.concatenate([scores_QK[found], pair_score]).astype(np.float32),
-            "is_positive": np.repeat([False, True], [int(found.sum()), len(pair_doc)]),
+            "query": query_ids[np.concatenate([np.nonzero(found_QK)[0], pair_row])],
+            "doc": np.concatenate([docs_QK[found_QK], pair_doc]),
+            "score": np.concatenate([scores_QK[found_QK], pair_score]).astype(np.float32),
+            "is_positive": np.repeat([False, True], [int(found_QK.sum()), len(pair_doc)]),
         }
     )
     return schemas.conform(table, schemas.PARTIALS)
 
 
-def merge_tiles(tiles: list[pa.Table], query_ids: np.ndarray, retrieval_depth: int) -> pa.Table:
-    """Merge the tiles of one query range into its candidates.
+def merge_tiles(tiles: Sequence[pa.Table], depth: int) -> pa.Table:
+    """Merge the tiles of one part of the queries into their candidates.
 
     Args:
         tiles: Schema PARTIALS, one for each group of documents.
-        query_ids: int64 [Q], ascending.
-        retrieval_depth: Candidates kept for each query.
+        depth: Candidates kept for each query.
 
     Returns:
         Schema CANDIDATES, ordered by query and rank; ranks count from 1, and a positive that was not retrieved
         follows with rank 0.
     """
-    parts = [_padded(tile.filter(pc.invert(tile.column("is_positive"))), query_ids) for tile in tiles]
-    scores_QK, docs_QK = merge_top_k(parts, retrieval_depth)
+    # A positive that an approximate search did not find is the only row of its query here.
+    query_ids = np.unique(np.concatenate([tile.column("query").to_numpy() for tile in tiles]))
+    parts = [padded(tile.filter(pc.invert(tile.column("is_positive"))), query_ids) for tile in tiles]
     positives = pa.concat_tables([tile.filter(tile.column("is_positive")) for tile in tiles])
     pair_row = np.searchsorted(query_ids, positives.column("query").to_numpy())
-    pair_doc, pair_score = positives.column("doc").to_numpy(), positives.column("score").to_numpy()
-
-    found = docs_QK >= 0
-    row_Q1 = np.broadcast_to(np.arange(len(query_ids))[:, None], docs_QK.shape)
-    rank_QK = np.broadcast_to(np.arange(1, docs_QK.shape[1] + 1), docs_QK.shape)
-    num_docs = max(int(docs_QK.max(initial=0)), int(pair_doc.max(initial=0))) + 1
-    pair_keys = pair_row * num_docs + pair_doc
-    found_keys = (row_Q1 * num_docs + docs_QK)[found]
-    beyond = ~np.isin(pair_keys, found_keys)
-    row = np.concatenate([row_Q1[found], pair_row[beyond]])
-    rank = np.concatenate([rank_QK[found], np.zeros(int(beyond.sum()), np.int64)])
-    doc = np.concatenate([docs_QK[found], pair_doc[beyond]])
-    order = np.lexsort((doc, np.where(rank == 0, np.iinfo(np.int64).max, rank), row))
-    table = pa.table(
-        {
-            "query": query_ids[row[order]],
-            "doc": doc[order],
-            "rank": rank[order].astype(np.int32),
-            "score": np.concatenate([scores_QK[found], pair_score[beyond]]).astype(np.float32)[order],
-            "is_positive": np.concatenate([np.isin(found_keys, pair_keys), np.ones(int(beyond.sum()), bool)])[
-                order
-            ],
-        }
-    )
-    return schemas.conform(table, schemas.CANDIDATES)
-
-
-def _padded(table: pa.Table, query_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return scores and documents of a tile as [Q, K], -inf and -1 where a query has fewer."""
-    row = np.searchsorted(query_ids, table.column("query").to_numpy())
-    counts = np.bincount(row, minlength=len(query_ids))
-    column = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    shape = (len(query_ids), int(counts.max(initial=1)))
-    scores_QK, docs_QK = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
-    scores_QK[row, column] = table.column("score").to_numpy()
-    docs_QK[row, column] = table.column("doc").to_numpy()
-    return scores_QK, docs_QK
+    pair = (pair_row, positives.column("doc").to_numpy(), positives.column("score").to_numpy())
+    return candidates_table(query_ids, merge_top_k(parts, depth), pair)

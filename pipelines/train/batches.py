@@ -1,60 +1,19 @@
 """A rank's share of a global batch, as padded tensors.
 
-Shapes: B rows of one rank, N documents of the global batch with padding, T padded tokens.
+Shapes: B rows of one rank, M rows of all ranks with padding, N documents of the global batch with padding, Q
+answered queries likewise, G documents of the largest group, K teachers, A answers of a negative at most, D
+dimensions.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from models.tokenization import PAD_MULTIPLE
+from models.losses.batch import Guide, LossBatch
+from pipelines.train.dealing import Inputs, cut_rows, deal, deal_texts, pad
+from pipelines.train.order import Order
 from pipelines.train.tokens import TokenStore
-
-Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""input_ids_BT, attention_mask_BT, pool_mask_BT."""
-
-PASS_TOKENS = 512
-"""What one more forward and backward pass costs, in tokens: every pass adds a gradient to all weights, the whole
-embedding table included. Measured with 23M weights on a processor."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """The planned batches, as flat arrays.
-
-    Args:
-        first_rows: int64 [steps + 1]; step s has the rows first_rows[s] to first_rows[s + 1].
-        queries: int64 [rows].
-        positives: int64 [rows].
-        negatives: One list of ordinals a row.
-        masked: One list of ordinals a row.
-    """
-
-    first_rows: np.ndarray
-    queries: np.ndarray
-    positives: np.ndarray
-    negatives: pa.ListArray
-    masked: pa.ListArray
-
-    @classmethod
-    def from_table(cls, table: pa.Table) -> "Order":
-        """Take the columns of a table of schema PLAN_ORDER, sorted by step."""
-        steps = table.column("step").to_numpy()
-        first_rows = np.searchsorted(steps, np.arange(int(steps[-1]) + 2))
-        return cls(
-            first_rows=first_rows,
-            queries=table.column("query").to_numpy(),
-            positives=table.column("positive").to_numpy(),
-            negatives=table.column("negatives").combine_chunks(),
-            masked=table.column("masked").combine_chunks(),
-        )
-
-    @property
-    def num_steps(self) -> int:
-        """Number of global batches."""
-        return len(self.first_rows) - 1
 
 
 @dataclass(frozen=True)
@@ -62,103 +21,168 @@ class RankBatch:
     """What one rank computes in one step.
 
     Args:
-        inputs: Padded tensors of the queries, then of each bucket of documents.
+        inputs: Padded tensors, pass by pass: of the queries, of the documents, of the answered queries.
+        num_passes: Of each of the three.
         positive_B: int64, the column of each row's positive among the gathered documents.
         mask_BN: bool, False where a document is no negative of the row.
         weights_B: 1, or 0 where the row is padding.
+        other_BM: bool, True where a query may be pushed away from the row.
+        positive_M: int64, the column of the positive of every gathered row.
+        group_BG: int64, the columns of each row's positive and negatives.
+        group_mask_BG: bool, False where a group has fewer.
+        teacher_BGK: float32, the teachers' scores; NaN where there is none.
+        teachers: Their names.
+        answers_BGA: int64, the columns of the answered queries; -1 for none.
+        guide: A guide's embeddings of the texts; None where there is none.
         num_rows: Real rows of the global batch.
         num_tokens: Tokens of the global batch, padding not counted.
         queries: Ordinals of the global batch, for error messages.
     """
 
     inputs: list[Inputs]
+    num_passes: tuple[int, int, int]
     positive_B: torch.Tensor
     mask_BN: torch.Tensor
     weights_B: torch.Tensor
+    other_BM: torch.Tensor
+    positive_M: torch.Tensor
+    group_BG: torch.Tensor
+    group_mask_BG: torch.Tensor
+    teacher_BGK: torch.Tensor
+    teachers: tuple[str, ...]
+    answers_BGA: torch.Tensor
+    guide: Guide | None
     num_rows: int
     num_tokens: int
     queries: np.ndarray
 
+    def split(self, embedded: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the embeddings of this rank's queries, documents and answered queries, from those of the passes."""
+        of_queries, of_documents, of_answers = self.num_passes
+        rest = embedded[of_queries:]
+        q_BD = torch.cat(embedded[:of_queries])
+        answer_nD = torch.cat(rest[of_documents:]) if of_answers else q_BD[:0]
+        return q_BD, torch.cat(rest[:of_documents]), answer_nD
+
+    def with_embeddings(
+        self, q_BD: torch.Tensor, q_MD: torch.Tensor, doc_ND: torch.Tensor, answer_QD: torch.Tensor
+    ) -> LossBatch:
+        """Return what a loss is given; teachers apart, everything is on the embeddings' device."""
+        device = q_BD.device
+        return LossBatch(
+            q_BD=q_BD,
+            doc_ND=doc_ND,
+            positive_B=self.positive_B.to(device),
+            mask_BN=self.mask_BN.to(device),
+            weights_B=self.weights_B.to(device),
+            normalizer=self.num_rows,
+            q_MD=q_MD,
+            other_BM=self.other_BM.to(device),
+            positive_M=self.positive_M.to(device),
+            group_BG=self.group_BG.to(device),
+            group_mask_BG=self.group_mask_BG.to(device),
+            answer_QD=answer_QD,
+            answers_BGA=self.answers_BGA.to(device),
+            guide=self.guide and self.guide.to(device),
+        )
+
 
 def rank_batch(
-    order: Order, step: int, rank: int, world: int, queries: TokenStore, documents: TokenStore
+    order: Order,
+    step: int,
+    rank: int,
+    world: int,
+    queries: TokenStore,
+    documents: TokenStore,
+    max_rows: int | None = None,
 ) -> RankBatch:
     """Cut the share of ``rank`` out of the global batch of ``step``.
 
-    Rows are dealt out one by one. So are the distinct documents, longest first and whosever positive or
-    negative they are, because all embeddings are gathered anyway: every rank gets the same work. Where a count
-    does not divide, the last one is repeated with weight zero (rows) or masked (documents).
+    Rows are dealt out one by one. So are the distinct documents, whosever positive or negative they are, because
+    all embeddings are gathered anyway. Where a count does not divide, the last one is repeated with weight zero
+    (rows) or masked (documents). Every rank has the same number of passes of as many texts.
+
+    Args:
+        order: The plan.
+        step: Which global batch.
+        rank: Whose share is wanted.
+        world: Number of ranks.
+        queries: Tokens of all queries of the plan.
+        documents: Tokens of all its documents.
+        max_rows: Texts of one pass, at most. None: as many as are cheapest.
     """
-    rows = np.arange(order.first_rows[step], order.first_rows[step + 1])
-    negatives = [order.negatives[row].values.to_numpy() for row in rows]
-    batch_documents = np.unique(np.concatenate([order.positives[rows], *negatives]))
-    text_rows = documents.rows(batch_documents)
-    lengths = documents.tokens.offsets[text_rows + 1] - documents.tokens.offsets[text_rows]
-    by_length = np.argsort(-lengths, kind="stable")
-    batch_documents, text_rows = batch_documents[by_length], text_rows[by_length]
+    rows = order.rows(step)
+    dealt = deal_texts(documents, order.documents(rows), rank, world, max_rows)
+    answered = deal_texts(queries, order.answered(rows), rank, world, max_rows)
+    own_rows, weights_B = deal(rows, rank, world)
+    everyone = [deal(rows, each, world) for each in range(world)]
+    rows_M = np.concatenate([each for each, _ in everyone])
+    counted_M = np.concatenate([weights for _, weights in everyone]) > 0
 
-    share = -(-len(batch_documents) // world)
-    # The k-th longest document is the (k // world)-th of rank k % world; ranks are gathered one by one.
-    columns = np.arange(len(batch_documents)) % world * share + np.arange(len(batch_documents)) // world
-    column_of = dict(zip(batch_documents.tolist(), columns.tolist(), strict=True))
-    own_documents = _deal(text_rows, rank, world)[0]
-
-    own_rows, weights = _deal(rows, rank, world)
-    counted_BN = np.zeros((len(own_rows), share * world), dtype=bool)
-    counted_BN[:, columns] = True
+    mask_BN = np.zeros((len(own_rows), dealt.num_columns), dtype=bool)
+    mask_BN[:, list(dealt.column_of.values())] = True
     for index, row in enumerate(own_rows):
-        counted_BN[index, [column_of[document] for document in order.masked[row].values.to_pylist()]] = False
+        mask_BN[index, [dealt.column_of[document] for document in order.masked_of(row)]] = False
     query_rows = queries.rows(order.queries[rows])
     query_lengths = queries.tokens.offsets[query_rows + 1] - queries.tokens.offsets[query_rows]
-    # The longest of each deal: equal on all ranks, as the passes must be, because ZeRO-3 gathers weights in step.
-    buckets = np.split(own_documents, cut_passes(lengths[by_length][::world]))
+    own_queries = np.split(queries.rows(order.queries[own_rows]), cut_rows([], len(own_rows), max_rows))
+    passes = [pad(queries, part) for part in own_queries]
+    group_BG, group_mask_BG, teacher_BGK, answers_BGA = _groups(
+        order, own_rows, dealt.column_of, answered.column_of
+    )
     return RankBatch(
-        inputs=[
-            _pad(queries, queries.rows(order.queries[own_rows])),
-            *(_pad(documents, bucket) for bucket in buckets),
-        ],
-        positive_B=torch.tensor([column_of[document] for document in order.positives[own_rows].tolist()]),
-        mask_BN=torch.from_numpy(counted_BN),
-        weights_B=torch.from_numpy(weights),
+        inputs=[*passes, *dealt.passes, *answered.passes],
+        num_passes=(len(passes), len(dealt.passes), len(answered.passes)),
+        positive_B=_columns(dealt.column_of, order.positives[own_rows]),
+        mask_BN=torch.from_numpy(mask_BN),
+        weights_B=torch.from_numpy(weights_B),
+        other_BM=torch.from_numpy(order.unrelated(own_rows, rows)[:, rows_M - rows[0]] & counted_M),
+        positive_M=_columns(dealt.column_of, order.positives[rows_M]),
+        group_BG=torch.from_numpy(group_BG),
+        group_mask_BG=torch.from_numpy(group_mask_BG),
+        teacher_BGK=torch.from_numpy(teacher_BGK),
+        teachers=order.teachers,
+        answers_BGA=torch.from_numpy(answers_BGA),
+        guide=_guide(queries, order.queries[own_rows], order.queries[rows_M], dealt.guide_NE),
         num_rows=len(rows),
-        num_tokens=int(lengths.sum() + query_lengths.sum()),
+        num_tokens=dealt.num_tokens + answered.num_tokens + int(query_lengths.sum()),
         queries=order.queries[rows],
     )
 
 
-def cut_passes(lengths: np.ndarray) -> list[int]:
-    """Cut texts, longest first, into the passes that cost the least: padded tokens, and PASS_TOKENS a pass.
-
-    Args:
-        lengths: int [n], falling.
-
-    Returns:
-        Where a new pass begins: rising, each above 0 and below n.
-    """
-    padded = -(-lengths // PAD_MULTIPLE) * PAD_MULTIPLE
-    starts = [0, *(np.flatnonzero(np.diff(padded)) + 1).tolist(), len(padded)]
-    # cheapest[j]: the least cost of the texts before starts[j], and where their last pass begins.
-    cheapest: list[tuple[int, int]] = [(0, 0)]
-    for j in range(1, len(starts)):
-        cheapest.append(
-            min(
-                (cheapest[i][0] + int(padded[starts[i]]) * (starts[j] - starts[i]) + PASS_TOKENS, i)
-                for i in range(j)
-            )
-        )
-    cuts: list[int] = []
-    place = cheapest[-1][1]
-    while place:
-        cuts.append(starts[place])
-        place = cheapest[place][1]
-    return cuts[::-1]
+def _columns(column_of: dict[int, int], ordinals: np.ndarray) -> torch.Tensor:
+    return torch.tensor([column_of[ordinal] for ordinal in ordinals.tolist()])
 
 
-def _deal(items: np.ndarray, rank: int, world: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return every world-th item from ``rank`` on, the last of all repeated where short, and the weights."""
-    places = np.arange(rank, -(-len(items) // world) * world, world)
-    return items[np.minimum(places, len(items) - 1)], (places < len(items)).astype(np.float32)
+def _guide(
+    store: TokenStore, queries_B: np.ndarray, queries_M: np.ndarray, doc_NE: torch.Tensor | None
+) -> Guide | None:
+    if store.vectors is None or doc_NE is None:
+        return None
+    q_BE, q_ME = (store.vectors[store.rows(each)].astype(np.float32) for each in (queries_B, queries_M))
+    return Guide(torch.from_numpy(q_BE), doc_NE, torch.from_numpy(q_ME))
 
 
-def _pad(store: TokenStore, rows: np.ndarray) -> Inputs:
-    return store.tokens.take(rows).pad(PAD_MULTIPLE)
+def _groups(
+    order: Order, rows: np.ndarray, document_columns: dict[int, int], answer_columns: dict[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return group_BG, group_mask_BG, teacher_BGK and answers_BGA of some rows."""
+    groups = [order.own_group(row) for row in rows]
+    scores = [order.scores[row].as_py() for row in rows]
+    # The positive answers the row's own query, which is no penalty's concern.
+    answers = [[[], *order.answers[row].as_py()] for row in rows]
+    size = max(map(len, groups))
+    num_teachers = max((len(each) for row in scores for each in row), default=0)
+    num_answers = max(len(each) for row in answers for each in row)
+    group_BG = np.zeros((len(rows), size), np.int64)
+    mask_BG = np.zeros((len(rows), size), bool)
+    teacher_BGK = np.full((len(rows), size, num_teachers), np.nan, np.float32)
+    answers_BGA = np.full((len(rows), size, num_answers), -1, np.int64)
+    for index, group in enumerate(groups):
+        group_BG[index, : len(group)] = [document_columns[document] for document in group]
+        mask_BG[index, : len(group)] = True
+        for place, given in enumerate(scores[index]):
+            teacher_BGK[index, place, : len(given)] = np.array(given, np.float32)
+        for place, queries in enumerate(answers[index]):
+            answers_BGA[index, place, : len(queries)] = [answer_columns[query] for query in queries]
+    return group_BG, mask_BG, teacher_BGK, answers_BGA

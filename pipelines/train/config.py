@@ -2,7 +2,16 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from pipelines.train.loss_config import (
+    BixseConfig,
+    ClpConfig,
+    InfonceConfig,
+    Losses,
+    SpreadOutConfig,
+    plain_terms,
+)
 
 OWNED_KEYS = {
     "train_batch_size": "batch_size",
@@ -10,7 +19,7 @@ OWNED_KEYS = {
     "gradient_accumulation_steps": "batch_size",
     "gradient_clipping": "max_gradient_norm",
     "optimizer": "learning_rate and weight_decay",
-    "scheduler": "learning_rate and warmup_ratio",
+    "scheduler": "schedule, learning_rate and warmup_ratio",
     "bf16": "dtype",
     "fp16": "dtype",
     "torch_autocast": "dtype",
@@ -22,16 +31,21 @@ PLANNED = {"epochs", "batch_size", "num_negatives", "seed"}
 """Fields of TrainConfig that decide the order of the batches."""
 
 
-class InfonceConfig(BaseModel):
-    """Cross entropy of the positive among all documents of the global batch."""
+class LoraConfig(BaseModel):
+    """Low-rank updates of linear layers; all other weights stay as they are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["infonce"] = "infonce"
-    """Name in models.losses.LOSSES."""
-    false_negative_margin: float | None = Field(default=None, allow_inf_nan=False)
-    """Leave out a document whose cosine exceeds that of the query's positive by more than this. Null: keep
-    all."""
+    rank: int = Field(default=16, ge=1)
+    """Of the update; 8 to 64 is usual."""
+    alpha: float = Field(default=32.0, gt=0, allow_inf_nan=False)
+    """The update is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of the update's input. 0: off; above 0 the result depends on the number of workers."""
+    targets: tuple[str, ...] = Field(default=("*",), min_length=1)
+    """Names of linear layers, in full or from a dot on (`query`, `attention.*`); `*`: all of them."""
+    keep_adapter: bool = False
+    """Whether the update is written on its own too, in `adapter/`; the trained model always has it merged in."""
 
 
 class TrainConfig(BaseModel):
@@ -47,17 +61,21 @@ class TrainConfig(BaseModel):
     """Mined negatives of a query in one step, taken in turn where more were mined. 0: in-batch negatives
     only."""
     learning_rate: float = Field(default=2e-5, gt=0, allow_inf_nan=False)
-    """Peak of AdamW's learning rate; it falls linearly to 0 at the last step."""
+    """Peak of AdamW's learning rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate goes on from its peak: down to 0 in a line or along a cosine, or not at all."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     """Share of all steps in which the learning rate rises linearly. 0: none."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """The number of those steps, in place of a share of all. Null: as warmup_ratio says."""
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     """Of AdamW, on weight matrices only. 0: none."""
     max_gradient_norm: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Gradients are scaled down to this global norm. 0: no clipping."""
     temperature: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     """Divides the cosines in the loss; above 0."""
-    loss: InfonceConfig = InfonceConfig()
-    """Which loss, and its own settings."""
+    loss: Losses = (InfonceConfig(),)
+    """A loss with its own settings, or a list of losses that are added up, each times its `weight`."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Of the backbone. 0: off, and the result does not depend on the number of workers; above 0 each worker
     draws its own, seeded by seed, step and rank."""
@@ -66,6 +84,17 @@ class TrainConfig(BaseModel):
     runs in it, else float32."""
     zero_stage: Literal[1, 2, 3] = 1
     """DeepSpeed ZeRO: workers share the optimizer state (1), gradients too (2), weights too (3)."""
+    offload: Literal["none", "optimizer"] = "none"
+    """Where a GPU's share of the optimizer state and its step are: on the GPU, or on the processor, which saves
+    8 bytes a weight of the GPU's memory and costs time."""
+    lora: LoraConfig | None = None
+    """Train low-rank updates in place of the weights. Null: train the weights."""
+    only_train: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Patterns of weight names, in full or from a dot on (`encoder.layer.11.*`, `intermediate.dense.weight`); the
+    others stay as they are. Null: train all."""
+    gradcache_chunk: int | None = Field(default=None, ge=1)
+    """Texts of one forward and backward pass on one worker: batches of any size in the memory of that many texts,
+    for one more forward pass. Null: the whole batch at once."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
     checkpoint_every_steps: int = Field(default=50, ge=1)
@@ -89,3 +118,57 @@ class TrainConfig(BaseModel):
                 "deepspeed.zero_optimization.stage follows from train.zero_stage: set that instead"
             )
         return value
+
+    @model_validator(mode="after")
+    def _one_way_to_say_it(self) -> "TrainConfig":
+        default = type(self).model_fields["warmup_ratio"].default
+        if self.warmup_steps is not None and self.warmup_ratio != default:
+            raise ValueError(
+                f"warmup_steps ({self.warmup_steps}) and warmup_ratio ({self.warmup_ratio}) say the same thing: "
+                "write one of them"
+            )
+        if self.lora and self.only_train:
+            raise ValueError(
+                "only_train and lora both say what is trained: with lora, name lora.targets alone"
+            )
+        if self.offload != "none" and "offload_optimizer" in str(self.deepspeed):
+            raise ValueError(
+                "deepspeed.zero_optimization.offload_optimizer follows from train.offload: remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _negatives_for_the_loss(self) -> "TrainConfig":
+        for term in plain_terms(self.loss):
+            in_group = not isinstance(term, InfonceConfig | BixseConfig | SpreadOutConfig) or not getattr(
+                term, "in_batch_negatives", True
+            )
+            if in_group and not self.num_negatives:
+                raise ValueError(
+                    f"loss {term.name} compares a query's own negatives and num_negatives is 0: "
+                    "set num_negatives to 1 or more"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _one_guide(self) -> "TrainConfig":
+        guides = sorted({t.guide for t in plain_terms(self.loss) if isinstance(t, InfonceConfig) and t.guide})
+        if len(guides) > 1:
+            raise ValueError(f"loss.guide: one teacher guides all losses, not {' and '.join(guides)}")
+        return self
+
+    @property
+    def guide(self) -> str | None:
+        """The teacher whose embeddings the plan must hold."""
+        guides = (t.guide for t in plain_terms(self.loss) if isinstance(t, InfonceConfig) and t.guide)
+        return next(guides, None)
+
+    @property
+    def draws_dropout(self) -> bool:
+        """Whether a step draws random numbers, which every rank has its own of."""
+        return bool(self.dropout or (self.lora and self.lora.dropout))
+
+    @property
+    def max_answers(self) -> int:
+        """Queries that a negative answers and that the plan must hold, at most; 0 where no loss needs them."""
+        return max((t.max_answers for t in plain_terms(self.loss) if isinstance(t, ClpConfig)), default=0)

@@ -9,10 +9,12 @@ import torch
 from pydantic import JsonValue
 from torch import distributed, nn
 
+from models.adapters import Lora, add_lora, train_only
 from models.encoder import Encoder
 from pipelines.train.attention import use_plain_attention
-from pipelines.train.batches import Inputs
+from pipelines.train.checks import check_dimensions
 from pipelines.train.config import TrainConfig
+from pipelines.train.dealing import Inputs
 
 
 class Tower(nn.Module):
@@ -59,8 +61,18 @@ def make_trainable(encoder: Encoder, config: TrainConfig, dtype: str) -> Trainab
         encoder: With float32 weights; changed in place.
         config: Of the training.
         dtype: Resolved, of matrix products.
+
+    Raises:
+        ModelError: A pattern of `lora.targets` or `only_train` matches nothing, or matryoshka's prefixes are longer
+            than an embedding.
     """
+    check_dimensions(config, encoder.dimension)
     set_dropout(encoder, config.dropout)
+    lora = lora_of(config)
+    if lora:
+        add_lora(encoder.backbone, lora, config.seed)
+    if config.only_train:
+        train_only(encoder.backbone, config.only_train)
     if encoder.device.type == "cpu":
         use_plain_attention(encoder.backbone)
     if config.gradient_checkpointing:
@@ -71,12 +83,14 @@ def make_trainable(encoder: Encoder, config: TrainConfig, dtype: str) -> Trainab
         dist_backend="nccl" if encoder.device.type == "cuda" else "gloo", verbose=False
     )
     trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        # Gains and biases: pulling them to zero only rescales what follows.
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-            # Gains and biases: pulling them to zero only rescales what follows.
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ],
+        # DeepSpeed cannot flatten an empty group.
+        [group for group in groups if group["params"]],
         lr=config.learning_rate,
         fused=True,
     )
@@ -89,10 +103,15 @@ def deepspeed_config(config: TrainConfig) -> dict[str, JsonValue]:
     """Return DeepSpeed's own configuration: the user's settings, and those that follow from the recipe."""
     zero = config.deepspeed.get("zero_optimization", {})
     assert isinstance(zero, dict)
+    offload: dict[str, JsonValue] = {}
+    if config.offload == "optimizer":
+        offload = {"offload_optimizer": {"device": "cpu", "pin_memory": False}}
     return {
         "steps_per_print": 2**31,
         **config.deepspeed,
-        "zero_optimization": {"overlap_comm": False, **zero, "stage": config.zero_stage},
+        "zero_optimization": {"overlap_comm": False, **offload, **zero, "stage": config.zero_stage},
+        # Its own optimizer for the processor would be compiled for a minute first; torch's does as well.
+        **({"zero_force_ds_cpu_optimizer": False} if offload else {}),
         # DeepSpeed only counts with these two: batches are cut by the plan.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -100,6 +119,12 @@ def deepspeed_config(config: TrainConfig) -> dict[str, JsonValue]:
         # Its own AdamW would be compiled for two minutes first.
         "zero_allow_untested_optimizer": True,
     }
+
+
+def lora_of(config: TrainConfig) -> Lora | None:
+    """Return the adapters that a recipe asks for."""
+    asked = config.lora
+    return Lora(asked.rank, asked.alpha, asked.dropout, asked.targets) if asked else None
 
 
 def set_dropout(encoder: Encoder, dropout: float) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 from torch import distributed
 
+from models.adapters import merge_lora, save_adapter
 from models.checkpoint import load_encoder, resolve_model, save_encoder, verify_export
 from pipelines import schemas
 from pipelines.train.board import StepRecord
-from pipelines.train.engine import Trainable, whole_weights
+from pipelines.train.engine import Trainable, lora_of, whole_weights
 from pipelines.train.task import TrainTask
 from pipelines.train.tokens import TokenStore, read_texts
 
@@ -19,7 +20,9 @@ NUM_CHECKED_TEXTS = 100
 
 
 def export(trainable: Trainable, history: list[StepRecord], task: TrainTask) -> None:
-    """Write the float32 weights and the table of the steps; every rank must call it, rank 0 writes.
+    """Write the float32 weights, adapters merged in, and the table of the steps.
+
+    Every rank must call it, rank 0 writes.
 
     Raises:
         ModelError: sentence-transformers embeds with it differently; nothing is written.
@@ -27,6 +30,8 @@ def export(trainable: Trainable, history: list[StepRecord], task: TrainTask) -> 
     weights = whole_weights(trainable)
     if distributed.get_rank() != 0:
         return
+    lora = lora_of(task.config)
+    adapted, weights = weights, merge_lora(weights, lora) if lora else weights
     source = resolve_model(task.model.location)
     encoder = load_encoder(source, dtype="float32", device="cpu", pooling=task.model.pooling)
     # Not strict: of weights that are tied to each other the names hold one.
@@ -37,5 +42,9 @@ def export(trainable: Trainable, history: list[StepRecord], task: TrainTask) -> 
         save_encoder(encoder, directory, source, task.model.prompts, task.model.max_document_tokens)
         verify_export(directory, texts)
         task.writer.put_directory("model", Path(directory))
+    if lora and task.config.lora and task.config.lora.keep_adapter:
+        with tempfile.TemporaryDirectory(prefix="stope-adapter-") as directory:
+            save_adapter(adapted, lora, directory, base=task.model.location)
+            task.writer.put_directory("adapter", Path(directory))
     table = pa.Table.from_pylist([asdict(record) for record in history], schema=schemas.TRAINING_STEPS)
     task.writer.write_shard("training_steps", 0, schemas.conform(table, schemas.TRAINING_STEPS))

@@ -32,7 +32,7 @@ def gather(own_nD: torch.Tensor) -> torch.Tensor:
     Returns:
         [N, D], N = n * ranks. The gradient that comes back is the sum over the losses of all ranks.
     """
-    if distributed.get_world_size() == 1:
+    if distributed.get_world_size() == 1 or not len(own_nD):
         return own_nD
     return _Gather.apply(own_nD)
 

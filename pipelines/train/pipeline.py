@@ -1,7 +1,7 @@
 """Planning and training as steps: the plan decides every batch, the training follows it on Ray Train."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,31 +20,45 @@ from pipelines.train.task import TrainTask
 if TYPE_CHECKING:
     from cluster.session import Session
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 STAGE_VERSION = 1
 MAX_FAILURES = 3
 """Lost workers that one training survives."""
 POLL_S = 0.25
 
 
-def plan_step(data: Step, groups: Step, model: Model, config: TrainConfig) -> Step:
+def plan_step(
+    data: Step, groups: Step, model: Model, config: TrainConfig, guides: Mapping[str, Step] | None = None
+) -> Step:
     """Decide which query, positive and negatives form each global batch, and tokenise their texts once.
+
+    Args:
+        data: Ingest.
+        groups: Select.
+        model: To be trained.
+        config: Of the training.
+        guides: Dense teachers that may guide a loss: name -> their embeddings of ``data``.
 
     Returns:
         A step whose artifact has the table `order` (schema PLAN_ORDER), sorted by step, and the files
-        `queries/*.npy` and `documents/*.npy`. It does not depend on the number of workers.
+        `queries/*.npy` and `documents/*.npy`; its summary names the teachers of the scores. It does not depend on
+        the number of workers.
+
+    Raises:
+        UserError: The recipe's guide is none of ``guides``.
     """
+    guide = _guide(config, guides or {})
     tokens = ("digest", "prompts", "max_query_tokens", "max_document_tokens")
     return Step(
         stage="plan",
         label=groups.label,
         stage_version=PLAN_VERSION,
         identity={
-            "config": config.model_dump(mode="json", include=PLANNED),
+            "config": config.model_dump(mode="json", include=PLANNED) | {"max_answers": config.max_answers},
             "model": {name: model.identity[name] for name in tokens},
         },
         libraries=("numpy", "tokenizers", "transformers"),
-        inputs={"data": data, "groups": groups, **model.inputs},
+        inputs={"data": data, "groups": groups, **guide, **model.inputs},
         run=partial(_plan, model=model, config=config),
     )
 
@@ -54,11 +68,12 @@ def train_step(plan: Step, model: Model, config: TrainConfig, workers: int) -> S
 
     Returns:
         A step whose artifact has the files `model/...`, a directory that sentence-transformers and
-        transformers load, with float32 weights, and the table `training_steps`.
+        transformers load, with float32 weights, and the table `training_steps`; with `lora.keep_adapter` the
+        files `adapter/...` too.
     """
     # How often a checkpoint is written leaves the result as it is.
     settings = config.model_dump(mode="json", exclude={"checkpoint_every_steps"})
-    if config.dropout:
+    if config.draws_dropout:
         settings["workers"] = workers
     return Step(
         stage="train",
@@ -79,18 +94,41 @@ def training_dtype(model: Model, config: TrainConfig) -> str:
     return model.dtype if model.dtype == "bfloat16" else "float32"
 
 
+def _guide(config: TrainConfig, guides: Mapping[str, Step]) -> dict[str, Step]:
+    if config.guide is None:
+        return {}
+    if config.guide not in guides:
+        raise UserError(
+            "the guide is no dense teacher of this recipe",
+            where="train.loss.guide",
+            got=config.guide,
+            expected=", ".join(guides) or "a dense teacher under mine.teachers",
+        )
+    return {"guide": guides[config.guide]}
+
+
 def _plan(work: Work, model: Model, config: TrainConfig) -> Artifact:
     from pipelines.train.planning import write_plan
 
     data, groups = work.inputs["data"], work.inputs["groups"]
     work.progress.total(groups.num_rows("groups"), "groups")
     summary, counters = work.session.run_on(
-        "tokenize", write_plan, work.writer, data, groups, model.locate(work.inputs), config
+        "tokenize",
+        write_plan,
+        work.writer,
+        data,
+        groups,
+        model.locate(work.inputs),
+        config,
+        work.inputs.get("guide"),
     )
     return work.commit({"order": 1}, summary, counters)
 
 
 def _train(work: Work, model: Model, config: TrainConfig) -> Artifact:
+    from pipelines.train.checks import check_plan
+
+    check_plan(work.inputs["plan"].manifest.summary, config)
     work.session.start()
     import ray
 

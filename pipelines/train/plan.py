@@ -6,7 +6,7 @@ of texts that are identical the smallest ordinal stands for all, so equal ordina
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -17,6 +17,9 @@ LOOK_AHEAD = 8
 work to a constant a row where the data has few distinct positives (classification)."""
 
 
+Scores = tuple[float | None, ...]
+
+
 @dataclass(frozen=True)
 class Group:
     """A query with everything it may be trained on.
@@ -25,11 +28,15 @@ class Group:
         query: Canonical ordinal.
         positives: Canonical documents, distinct.
         negatives: Canonical documents, distinct, best first, none a known positive of the query.
+        scores: Document -> one score a teacher, None where it gave none.
+        answers: Negative -> other queries that it answers.
     """
 
     query: int
     positives: tuple[int, ...]
     negatives: tuple[int, ...]
+    scores: Mapping[int, Scores] = field(default_factory=dict)
+    answers: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,12 +48,16 @@ class Row:
         positive: The document it is to find.
         negatives: At most `num_negatives` documents; fewer where fewer were mined.
         masked: Documents of the batch, other than its positive, that the query must not push away.
+        scores: Of the positive and of each negative, one a teacher.
+        answers: Of each negative, the queries it answers.
     """
 
     query: int
     positive: int
     negatives: tuple[int, ...]
     masked: tuple[int, ...] = ()
+    scores: tuple[Scores, ...] = ()
+    answers: tuple[tuple[int, ...], ...] = ()
 
     @property
     def documents(self) -> tuple[int, ...]:
@@ -59,6 +70,8 @@ def make_groups(
     positives: Sequence[Sequence[int]],
     negatives: Sequence[Sequence[int]],
     known: Mapping[int, frozenset[int]],
+    scores: Sequence[Mapping[int, Scores]] = (),
+    answers: Sequence[Mapping[int, tuple[int, ...]]] = (),
 ) -> tuple[list[Group], dict[str, int]]:
     """Make canonical groups and count what is left out.
 
@@ -67,6 +80,8 @@ def make_groups(
         positives: Canonical documents of each group.
         negatives: Canonical documents of each group, best first.
         known: Query -> all of its known positives.
+        scores: Document -> scores, of each group. Empty: none were given.
+        answers: Negative -> answered queries, of each group. Empty: none are wanted.
 
     Returns:
         The groups that have a positive, in the order of their queries, and the counters
@@ -74,13 +89,14 @@ def make_groups(
     """
     counters = {"groups_without_positive": 0, "negatives_known_positive": 0, "negatives_repeated": 0}
     groups: list[Group] = []
-    for query, own, mined in zip(queries, positives, negatives, strict=True):
+    given = zip(scores or [{}] * len(queries), answers or [{}] * len(queries), strict=True)
+    for query, own, mined, (scored, answered) in zip(queries, positives, negatives, given, strict=True):
         kept = [document for document in mined if document not in known[query]]
         distinct = tuple(dict.fromkeys(kept))
         counters["negatives_known_positive"] += len(mined) - len(kept)
         counters["negatives_repeated"] += len(kept) - len(distinct)
         if own:
-            groups.append(Group(query, tuple(dict.fromkeys(own)), distinct))
+            groups.append(Group(query, tuple(dict.fromkeys(own)), distinct, scored, answered))
         else:
             counters["groups_without_positive"] += 1
     return sorted(groups, key=lambda group: (group.query, group.positives)), counters
@@ -118,7 +134,10 @@ def draw_rows(groups: Sequence[Group], epoch: int, num_negatives: int, seed: int
         positive = group.positives[(int(starts[index, 0]) + epoch) % len(group.positives)]
         mined, count = group.negatives, min(num_negatives, len(group.negatives))
         first = int(starts[index, 1]) + epoch * count if count < len(mined) else 0
-        rows.append(Row(group.query, positive, tuple(mined[(first + i) % len(mined)] for i in range(count))))
+        used = tuple(mined[(first + i) % len(mined)] for i in range(count))
+        scores = tuple(group.scores.get(document, ()) for document in (positive, *used))
+        answers = tuple(group.answers.get(document, ()) for document in used)
+        rows.append(Row(group.query, positive, used, (), scores, answers))
     return rows
 
 
@@ -170,13 +189,7 @@ def mask_collisions(rows: Sequence[Row], known: Mapping[int, frozenset[int]]) ->
     """Return the rows of one batch with `masked` filled in, sorted."""
     documents = {document for row in rows for document in row.documents}
     return [
-        Row(
-            row.query,
-            row.positive,
-            row.negatives,
-            tuple(sorted((known[row.query] & documents) - {row.positive})),
-        )
-        for row in rows
+        replace(row, masked=tuple(sorted((known[row.query] & documents) - {row.positive}))) for row in rows
     ]
 
 

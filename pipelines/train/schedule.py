@@ -1,19 +1,34 @@
 """The learning rate of each step."""
 
+import math
+from collections.abc import Callable
 
-def learning_rate(step: int, num_steps: int, peak: float, warmup_ratio: float) -> float:
-    """Rise linearly to ``peak`` over the first steps, then fall linearly towards 0.
+SCHEDULES: dict[str, Callable[[float, int, int], float]] = {
+    "linear": lambda peak, done, total: peak * (total - done) / total,
+    "cosine": lambda peak, done, total: peak * (1 + math.cos(math.pi * done / total)) / 2,
+    "constant": lambda peak, _done, _total: peak,
+}
+"""Name -> learning rate, given its peak, the steps since the warm-up and how many there are."""
+
+
+def num_warmup_steps(num_steps: int, warmup_ratio: float, warmup_steps: int | None) -> int:
+    """Return how many steps rise: as many as are said, else a share of all."""
+    return round(num_steps * warmup_ratio) if warmup_steps is None else warmup_steps
+
+
+def learning_rate(step: int, num_steps: int, peak: float, warmup: int, schedule: str = "linear") -> float:
+    """Rise linearly to ``peak`` over the first steps, then follow the schedule.
 
     Args:
         step: From 0 to num_steps - 1.
         num_steps: Of the whole training.
         peak: The highest learning rate.
-        warmup_ratio: Share of the steps that rise; 0 for none.
+        warmup: How many steps rise; 0 for none.
+        schedule: A name in SCHEDULES.
 
     Returns:
-        Above 0 at every step; it would reach 0 at step ``num_steps``.
+        Above 0 at every step.
     """
-    warmup = round(num_steps * warmup_ratio)
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak * (num_steps - step) / (num_steps - warmup)
+    return SCHEDULES[schedule](peak, step - warmup, num_steps - warmup)

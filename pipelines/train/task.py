@@ -29,3 +29,10 @@ class TrainTask:
     config: TrainConfig
     num_threads: int
     board: Any
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Names of the teachers whose scores the plan holds, in their order."""
+        names = self.plan.manifest.summary["teachers"]
+        assert isinstance(names, list)
+        return tuple(map(str, names))

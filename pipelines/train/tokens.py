@@ -26,10 +26,12 @@ class TokenStore:
     Args:
         ordinals: int64 [N], rising.
         tokens: Of the N texts.
+        vectors: A guide's embeddings [N, E] of the texts; None where there is no guide.
     """
 
     ordinals: np.ndarray
     tokens: Tokens
+    vectors: np.ndarray | None = None
 
     def rows(self, ordinals: np.ndarray) -> np.ndarray:
         """Return the rows (int64) of ``ordinals``, all of which must be here."""
@@ -38,20 +40,24 @@ class TokenStore:
         return rows
 
     def save(self, directory: Path) -> None:
-        """Write four .npy files."""
+        """Write four .npy files, and a fifth where there is a guide."""
         directory.mkdir(parents=True)
         for name in ("ids", "offsets", "pool_starts"):
             np.save(directory / f"{name}.npy", getattr(self.tokens, name))
         np.save(directory / "ordinals.npy", self.ordinals)
+        if self.vectors is not None:
+            np.save(directory / "vectors.npy", self.vectors)
 
     @classmethod
     def load(cls, directory: Path) -> "TokenStore":
-        """Map the four files into memory."""
+        """Map the files into memory."""
         arrays = {
             name: np.load(directory / f"{name}.npy", mmap_mode="r")
             for name in ("ids", "offsets", "pool_starts", "ordinals")
         }
-        return cls(arrays.pop("ordinals"), Tokens(**arrays))
+        guided = (directory / "vectors.npy").is_file()
+        vectors = np.load(directory / "vectors.npy", mmap_mode="r") if guided else None
+        return cls(arrays.pop("ordinals"), Tokens(**arrays), vectors)
 
 
 def tokenize_unique(

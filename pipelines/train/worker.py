@@ -1,6 +1,6 @@
 """The training loop of one rank, top to bottom.
 
-Shapes: B rows and n documents of this rank, N documents of the global batch, D dimensions.
+Shapes: B rows, n documents and a answered queries of this rank, D dimensions.
 """
 
 import math
@@ -11,15 +11,17 @@ import ray
 import torch
 from torch import distributed
 
-from models.losses import LOSSES
 from pipelines.train import checkpoints
-from pipelines.train.batches import Order, RankBatch, rank_batch
+from pipelines.train.batches import RankBatch, rank_batch
 from pipelines.train.board import NonFiniteLoss, StepRecord
 from pipelines.train.config import TrainConfig
 from pipelines.train.engine import Trainable, make_trainable
 from pipelines.train.export import export
 from pipelines.train.gather import add_up, gather
-from pipelines.train.schedule import learning_rate
+from pipelines.train.gradcache import backward_passes, embed_passes
+from pipelines.train.objective import objective
+from pipelines.train.order import Order
+from pipelines.train.schedule import learning_rate, num_warmup_steps
 from pipelines.train.task import TrainTask
 from pipelines.train.tokens import TokenStore
 
@@ -29,15 +31,16 @@ def train_worker(task: TrainTask) -> None:
     torch.set_num_threads(task.num_threads)
     config = task.config
     rank, world = distributed.get_rank(), distributed.get_world_size()
-    order = Order.from_table(task.plan.read("order"))
+    order = Order.from_table(task.plan.read("order"), task.teachers)
     queries, documents = (TokenStore.load(task.plan.directory(kind)) for kind in ("queries", "documents"))
     encoder = replace(task.model, dtype="float32").encoder()
     trainable = make_trainable(encoder, config, task.model.dtype)
     history = checkpoints.load(trainable.engine)
+    warmup = num_warmup_steps(order.num_steps, config.warmup_ratio, config.warmup_steps)
     for step in range(len(history), order.num_steps):
         started = time.monotonic()
-        batch = rank_batch(order, step, rank, world, queries, documents)
-        rate = learning_rate(step, order.num_steps, config.learning_rate, config.warmup_ratio)
+        batch = rank_batch(order, step, rank, world, queries, documents, config.gradcache_chunk)
+        rate = learning_rate(step, order.num_steps, config.learning_rate, warmup, config.schedule)
         record = take_step(trainable, batch, step, rate, config)
         history.append(record)
         failure = None if record.is_finite else NonFiniteLoss(record, batch.queries.tolist())
@@ -66,29 +69,24 @@ def take_step(
     """
     engine, world = trainable.engine, distributed.get_world_size()
     seed_dropout(config, step)
-    q_BD, *own_nD = engine(batch.inputs)
-    doc_ND = gather(torch.cat(own_nD))
-    loss = LOSSES[config.loss.name](
-        q_BD,
-        doc_ND,
-        batch.positive_B.to(doc_ND.device),
-        batch.mask_BN.to(doc_ND.device),
-        batch.weights_B.to(doc_ND.device),
-        temperature=config.temperature,
-        normalizer=batch.num_rows,
-        **config.loss.model_dump(exclude={"name"}),
-    )
+    cache = embed_passes(engine, batch.inputs, trainable.encoder.device) if config.gradcache_chunk else None
+    q_BD, own_nD, own_aD = batch.split(cache.embedded if cache else engine(batch.inputs))
+    rows = batch.with_embeddings(q_BD, gather(q_BD), gather(own_nD), gather(own_aD))
+    loss = objective(rows, batch.teacher_BGK.to(q_BD.device), batch.teachers, config)
     mean = add_up(loss).item()
     if not math.isfinite(mean):
         return StepRecord(step, mean, rate, math.nan, batch.num_tokens)
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
-    engine.backward(loss * world)
+    if cache:
+        backward_passes(engine, cache, loss * world)
+    else:
+        engine.backward(loss * world)
     engine.step()
     return StepRecord(step, mean, rate, float(engine.get_global_grad_norm()), batch.num_tokens)
 
 
 def seed_dropout(config: TrainConfig, step: int) -> None:
     """Seed torch's global generator, the only one that dropout draws from, for this step and rank."""
-    if config.dropout:
+    if config.draws_dropout:
         torch.manual_seed(hash((config.seed, step, distributed.get_rank())))

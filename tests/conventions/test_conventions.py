@@ -16,14 +16,21 @@ COMMANDS = """
 stope artifacts gc
 stope artifacts ls
 stope artifacts show
+stope compare
+stope cost
+stope data export
+stope data import
+stope data show
 stope demo
 stope doctor
 stope encode
 stope evaluate
 stope index
 stope mine run
+stope mine sweep
 stope release create
 stope release ls
+stope report
 stope run
 stope runs ls
 stope runs show

@@ -27,6 +27,10 @@ def folder(tmp_path_factory):
 
 
 def contents(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    return digests(ArtifactStore(str(folder / "store")))
+
+
+def digests(store: ArtifactStore) -> dict[str, list[tuple[str, str]]]:
     """Every committed artifact -> its shards and files with their sha256."""
     return {
         manifest.key: [
@@ -35,7 +39,7 @@ def contents(folder: Path) -> dict[str, list[tuple[str, str]]]:
             for shard in table.shards
         ]
         + [(file.name, file.sha256) for file in manifest.files]
-        for manifest in ArtifactStore(str(folder / "store")).list()
+        for manifest in store.list()
     }
 
 

@@ -9,6 +9,7 @@ import torch
 from cluster.artifacts import ArtifactStore
 from cluster.errors import UserError
 from models.checkpoint import load_encoder
+from models.errors import ModelError
 from tests.tiny_training import NUM_QUERIES, Silent, compute, digests, local_session, training
 
 NUM_STEPS = 2 * math.ceil(NUM_QUERIES / 16)
@@ -90,12 +91,51 @@ def test_zero_3_in_bfloat16_with_dropout_trains_too(session, folder, store):
     assert set(digests(artifact)) > {"model/model.safetensors", "training_steps"}
 
 
+def test_adapters_on_a_weighted_sum_of_losses_chunk_by_chunk(session, folder, store):
+    from peft import PeftModel
+
+    settings = {
+        "zero_stage": 3,
+        "lora": {"rank": 4, "targets": ["query", "intermediate.dense"], "keep_adapter": True},
+        "gradcache_chunk": 4,
+        "schedule": "cosine",
+        "warmup_steps": 1,
+        "loss": [
+            {"name": "clp", "false_negative_margin": 0.1},
+            {"name": "soft_labels", "weight": 0.5, "teacher": "tiny", "teacher_temperature": 0.1},
+        ],
+    }
+    artifact = compute(training(folder, session, **settings)["trained"], store, session, Silent())
+    base, merged = load_encoder(folder / "model"), load_encoder(artifact.directory("model"))
+    before, after = base.state_dict(), merged.state_dict()
+    assert before.keys() == after.keys()
+    for name, weight in after.items():
+        targeted = name.endswith(("query.weight", "intermediate.dense.weight"))
+        assert torch.equal(weight, before[name]) is not targeted, name
+    adapted = PeftModel.from_pretrained(base.backbone, str(artifact.directory("adapter"))).merge_and_unload()
+    for name, weight in adapted.state_dict().items():
+        torch.testing.assert_close(weight, after[f"backbone.{name}"], msg=lambda m, n=name: f"{n}: {m}")
+    rates = artifact.read("training_steps").column("learning_rate").to_numpy()
+    assert rates[1] == pytest.approx(1e-3) and rates[-1] < 1e-3 / 10
+
+
 def test_a_loss_that_is_not_finite_names_the_step_and_the_queries(session, folder, store):
     step = training(folder, session, learning_rate=1e30)["trained"]
     with pytest.raises(UserError, match=r"not finite") as caught:
         compute(step, store, session, Silent())
     assert "step " in str(caught.value) and "queries q" in str(caught.value)
     assert store.find(step.stage, step.label, step.fingerprint) is None
+
+
+def test_what_does_not_fit_the_model_or_the_plan_is_refused_before_the_first_step(session, folder, store):
+    for settings, words in (
+        ({"lora": {"targets": ["q_proj"]}}, r"attention\.self\.query"),
+        ({"loss": {"name": "soft_labels", "teacher": "judge"}}, r"tiny"),
+    ):
+        step, progress = training(folder, session, **settings)["trained"], Silent()
+        with pytest.raises((UserError, ModelError), match=words):
+            compute(step, store, session, progress)
+        assert not progress.seen
 
 
 def test_more_negatives_than_mined_are_refused_before_training(session, folder, store):

@@ -1,113 +1,122 @@
-"""InfoNCE against a naive loop, its numerical gradient and its invariances."""
+"""InfoNCE against a naive loop over every option, and its invariances."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from models.errors import ModelError
-from models.losses import LOSSES
+from models.losses.batch import LossBatch
 from models.losses.infonce import infonce
+from tests.unit.models.losses.loss_batches import dot, group_of, make_batch, mean_of
+
+ALL = ("q-d", "q-q", "d-d", "d-q")
 
 
-def make_batch(num_queries=5, num_documents=9, dimension=6, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(7)
-    q_BD, doc_ND = (
-        torch.nn.functional.normalize(torch.randn(n, dimension, generator=generator, dtype=dtype), dim=-1)
-        for n in (num_queries, num_documents)
-    )
-    positive_B = torch.randperm(num_documents, generator=generator)[:num_queries]
-    mask_BN = torch.rand(num_queries, num_documents, generator=generator) > 0.3
-    weights_B = torch.tensor([1.0, 1.0, 0.5, 0.0, 1.0], dtype=dtype)[:num_queries]
-    return q_BD, doc_ND, positive_B, mask_BN, weights_B
+def naive(
+    batch, temperature, margin=None, guide_margin=None, hardness=0.0, partitions=("q-d",), in_batch=True
+):
+    guide = batch.guide
 
+    def loss_of_row(i):
+        own = int(batch.positive_B[i])
+        positive = dot(batch.q_BD[i], batch.doc_ND[own])
+        documents = [j for j in range(len(batch.doc_ND)) if j != own and batch.mask_BN[i, j]]
+        if not in_batch:
+            documents = [j for j in documents if j in [column for column, _ in group_of(batch, i)]]
+        others = [j for j in range(len(batch.q_BD)) if batch.other_BM[i, j]]
+        sides = {
+            "q-d": (batch.q_BD[i], guide.q_BE[i], batch.doc_ND, guide.doc_NE, documents),
+            "q-q": (batch.q_BD[i], guide.q_BE[i], batch.q_BD, guide.q_ME, others),
+            "d-d": (batch.doc_ND[own], guide.doc_NE[own], batch.doc_ND, guide.doc_NE, documents),
+            "d-q": (batch.doc_ND[own], guide.doc_NE[own], batch.q_BD, guide.q_ME, others),
+        }
+        denominator = math.exp(positive / temperature)
+        for partition in partitions:
+            left, guide_left, right, guide_right, columns = sides[partition]
+            for j in columns:
+                score = dot(left, right[j])
+                if margin is not None and score > positive + margin:
+                    continue
+                limit = dot(guide.q_BE[i], guide.doc_NE[own]) - (guide_margin or 0.0)
+                if guide_margin is not None and dot(guide_left, guide_right[j]) > limit:
+                    continue
+                denominator += math.exp(score / temperature + hardness * score)
+        return -math.log(math.exp(positive / temperature) / denominator)
 
-def naive(q_BD, doc_ND, positive_B, mask_BN, weights_B, temperature, normalizer, margin=None):
-    total = 0.0
-    for i in range(len(q_BD)):
-        scores = [sum(a * b for a, b in zip(q_BD[i].tolist(), d.tolist(), strict=True)) for d in doc_ND]
-        own = scores[int(positive_B[i])]
-        denominator = 0.0
-        for j, score in enumerate(scores):
-            dropped = not mask_BN[i, j] or (margin is not None and score > own + margin)
-            if j == positive_B[i] or not dropped:
-                denominator += math.exp(score / temperature)
-        total += float(weights_B[i]) * -math.log(math.exp(own / temperature) / denominator)
-    return total / normalizer
+    return mean_of(batch, loss_of_row)
 
 
 @pytest.mark.parametrize("margin", [None, 0.0, 0.1])
 @pytest.mark.parametrize("temperature", [0.05, 1.0])
 def test_equals_a_naive_loop(temperature, margin):
     batch = make_batch()
-    loss = infonce(*batch, temperature=temperature, normalizer=4.0, false_negative_margin=margin)
-    assert loss.item() == pytest.approx(naive(*batch, temperature, 4.0, margin), rel=1e-9)
+    loss = infonce(batch, temperature=temperature, false_negative_margin=margin)
+    assert loss.item() == pytest.approx(naive(batch, temperature, margin), rel=1e-9)
 
 
-def test_gradient_is_right():
-    q_BD, doc_ND, positive_B, mask_BN, weights_B = make_batch()
-    q_BD.requires_grad_()
-    doc_ND.requires_grad_()
+@pytest.mark.parametrize("partitions", [("q-q",), ("d-d",), ("q-d", "d-q"), ALL])
+@pytest.mark.parametrize("guide_margin", [None, 0.0, 0.2])
+@pytest.mark.parametrize("hardness", [0.0, 5.0])
+def test_every_partition_equals_a_naive_loop(partitions, guide_margin, hardness):
+    batch = make_batch()
+    options = {"guide_margin": guide_margin, "hardness": hardness, "partitions": partitions}
+    loss = infonce(batch, temperature=0.2, false_negative_margin=0.3, **options)
+    assert loss.item() == pytest.approx(naive(batch, 0.2, 0.3, **options), rel=1e-9)
 
-    def loss(q, d):
-        return infonce(q, d, positive_B, mask_BN, weights_B, temperature=0.1, normalizer=3.5)
 
-    assert torch.autograd.gradcheck(loss, (q_BD, doc_ND))
+def test_without_in_batch_negatives_a_row_has_its_own_group_alone():
+    batch = make_batch()
+    batch = replace(batch, mask_BN=torch.ones_like(batch.mask_BN))
+    loss = infonce(batch, temperature=0.2, in_batch_negatives=False)
+    assert loss.item() == pytest.approx(naive(batch, 0.2, in_batch=False), rel=1e-9)
+    assert naive(batch, 0.2) > loss.item()
+
+
+def test_the_weight_of_a_hard_negative_has_no_gradient_of_its_own():
+    batch = make_batch()
+
+    def gradient(hardness):
+        q_BD = batch.q_BD.clone().requires_grad_()
+        # One negative each, so that the softmax can be made equal by hand.
+        infonce(replace(batch, q_BD=q_BD), temperature=0.5, hardness=hardness).backward()
+        return q_BD.grad
+
+    q_BD = batch.q_BD.clone().requires_grad_()
+    scores_BN = q_BD @ batch.doc_ND.T
+    own = torch.nn.functional.one_hot(batch.positive_B, len(batch.doc_ND)).bool()
+    logits_BN = scores_BN / 0.5 + torch.where(own, 0.0, 3.0 * scores_BN.detach())
+    logits_BN = logits_BN.masked_fill(~(batch.mask_BN | own), -math.inf)
+    batch.mean(torch.nn.functional.cross_entropy(logits_BN, batch.positive_B, reduction="none")).backward()
+    torch.testing.assert_close(gradient(3.0), q_BD.grad)
+    assert not torch.allclose(gradient(3.0), gradient(0.0))
 
 
 def test_does_not_depend_on_the_order_of_rows_or_documents():
-    q_BD, doc_ND, positive_B, mask_BN, weights_B = make_batch()
-    rows = torch.tensor([3, 1, 4, 0, 2])
-    columns = torch.tensor([8, 2, 5, 0, 7, 1, 3, 6, 4])
-    place = torch.argsort(columns)
-    permuted = infonce(
-        q_BD[rows], doc_ND[columns], place[positive_B[rows]], mask_BN[rows][:, columns], weights_B[rows],
-        temperature=0.05, normalizer=5.0,
+    batch = make_batch()
+    rows, columns = torch.tensor([3, 1, 4, 0, 2]), torch.tensor([8, 2, 5, 0, 7, 1, 3, 6, 4])
+    permuted = LossBatch(
+        batch.q_BD[rows], batch.doc_ND[columns], torch.argsort(columns)[batch.positive_B[rows]],
+        batch.mask_BN[rows][:, columns], batch.weights_B[rows], batch.normalizer,
     )  # fmt: skip
-    plain = infonce(q_BD, doc_ND, positive_B, mask_BN, weights_B, temperature=0.05, normalizer=5.0)
-    assert permuted.item() == pytest.approx(plain.item(), rel=1e-12)
+    plain = infonce(batch, temperature=0.05)
+    assert infonce(permuted, temperature=0.05).item() == pytest.approx(plain.item(), rel=1e-12)
 
 
 def test_the_margin_is_strict_and_a_masked_positive_still_counts():
     q_BD = torch.tensor([[1.0, 0.0]])
     doc_ND = torch.tensor([[0.5, 0.0], [0.75, 0.0], [0.8125, 0.0]])
-    nothing = torch.zeros(1, 3, dtype=torch.bool)
-    every = torch.ones(1, 3, dtype=torch.bool)
-    arguments = {"temperature": 1.0, "normalizer": 1.0}
-    own, ones = torch.tensor([0]), torch.ones(1)
-    assert infonce(q_BD, doc_ND, own, nothing, ones, **arguments).item() == 0.0
-    kept = infonce(q_BD, doc_ND, own, every, ones, **arguments, false_negative_margin=0.25)
+    nothing = LossBatch(
+        q_BD, doc_ND, torch.tensor([0]), torch.zeros(1, 3, dtype=torch.bool), torch.ones(1), 1.0
+    )
+    assert infonce(nothing, temperature=1.0).item() == 0.0
+    every = replace(nothing, mask_BN=torch.ones(1, 3, dtype=torch.bool))
+    kept = infonce(every, temperature=1.0, false_negative_margin=0.25)
     assert kept.item() == pytest.approx(math.log(1 + math.exp(0.25)))
-
-
-def test_rows_of_weight_zero_give_no_gradient():
-    q_BD, doc_ND, positive_B, mask_BN, weights_B = make_batch()
-    q_BD.requires_grad_()
-    infonce(q_BD, doc_ND, positive_B, mask_BN, weights_B, temperature=0.05, normalizer=4.0).backward()
-    assert q_BD.grad[3].abs().max() == 0 and q_BD.grad[0].abs().max() > 0
-
-
-def test_losses_of_parts_add_up_to_the_loss_of_the_whole():
-    q_BD, doc_ND, positive_B, mask_BN, weights_B = make_batch()
-    whole = infonce(q_BD, doc_ND, positive_B, mask_BN, weights_B, temperature=0.05, normalizer=5.0)
-    parts = [
-        infonce(q_BD[p], doc_ND, positive_B[p], mask_BN[p], weights_B[p], temperature=0.05, normalizer=5.0)
-        for p in (slice(0, 2), slice(2, 5))
-    ]
-    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-12)
-
-
-def test_half_precision_embeddings_are_summed_in_float32():
-    batch = make_batch(dtype=torch.float32)
-    loss = infonce(batch[0].bfloat16(), batch[1].bfloat16(), *batch[2:], temperature=0.05, normalizer=5.0)
-    assert loss.dtype == torch.float32
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 def test_refuses_a_temperature_that_is_not_above_zero(temperature):
     with pytest.raises(ModelError, match="temperature"):
-        infonce(*make_batch(), temperature=temperature, normalizer=1.0)
-
-
-def test_the_recipe_finds_it_by_name():
-    assert LOSSES["infonce"] is infonce
+        infonce(make_batch(), temperature=temperature)

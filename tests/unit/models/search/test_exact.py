@@ -67,7 +67,7 @@ def test_equal_to_brute_force_to_the_bit(embeddings, backend, k):
 
 
 def test_no_grid_and_no_backend_changes_a_bit(embeddings, monkeypatch):
-    q_QD, doc_ND = embeddings
+    q_QD, doc_ND = embeddings[0][:10], embeddings[1]
     k = 20
     expected = brute_force(q_QD, doc_ND, k)
     for shard, query_block, document_block in itertools.product(
@@ -100,6 +100,59 @@ def test_more_asked_than_there_is(backend):
     assert top_k(doc_ND[:0], doc_ND, 2, backend=backend)[1].shape == (0, 2)
 
 
+def by_document(q_QD, doc_ND, row_docs, k):
+    """Score every row canonically, keep the best of each document, sort by (score, document)."""
+    rows, columns = np.divmod(np.arange(len(q_QD) * len(doc_ND)), len(doc_ND))
+    scores_QN = pair_scores(q_QD, doc_ND, rows, columns).reshape(len(q_QD), -1)
+    ordinals = np.unique(row_docs)
+    best = np.stack([scores_QN[:, row_docs == doc].max(axis=1) for doc in ordinals], axis=1)
+    columns = np.argsort(-best, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(best, columns, 1), ordinals[columns]
+
+
+@pytest.mark.parametrize("backend", SEARCHERS)
+@pytest.mark.parametrize("k", [1, 4, 60, 250])
+@pytest.mark.parametrize("chunks", ["even", "one long"])
+def test_chunks_count_as_their_document_by_the_best_of_them(embeddings, backend, k, chunks):
+    q_QD, doc_ND = embeddings
+    rng = np.random.default_rng(2)
+    row_docs = np.sort(rng.choice(np.arange(50, 900, 3), 700))
+    if chunks == "one long":
+        row_docs = np.sort(np.where(rng.random(700) < 0.6, 200, row_docs))
+    documents = Documents(doc_ND, row_docs=row_docs)
+    scores_QK, docs_QK = documents.top_k(q_QD, k, backend)
+    expected_scores, expected_docs = by_document(q_QD, doc_ND, row_docs, k)
+    found = expected_docs.shape[1]
+    assert np.array_equal(docs_QK[:, :found], expected_docs)
+    assert np.array_equal(scores_QK[:, :found], expected_scores)
+    assert (docs_QK[:, found:] == -1).all() and np.isneginf(scores_QK[:, found:]).all()
+    query, column = np.divmod(np.arange(len(q_QD) * found), found)
+    pairs = documents.pair_scores(q_QD, query, expected_docs[query, column])
+    assert np.array_equal(pairs, expected_scores[query, column])
+
+
+def test_documents_of_parts_merge_to_those_of_the_whole(embeddings):
+    q_QD, doc_ND = embeddings
+    row_docs = np.repeat(np.arange(350), 2)
+    parts = [Documents(doc_ND[rows], row_docs=row_docs[rows]) for rows in (slice(0, 64), slice(64, 700))]
+    merged = merge_top_k([part.top_k(q_QD, 15, "torch") for part in parts], 15)
+    expected = by_document(q_QD, doc_ND, row_docs, 15)
+    assert np.array_equal(merged[0], expected[0]) and np.array_equal(merged[1], expected[1])
+
+
+@pytest.mark.parametrize("order", ["rising", "falling", "shuffled"])
+def test_the_running_threshold_misses_nothing_in_any_order(order):
+    rng = np.random.default_rng(4)
+    doc_ND = rng.standard_normal((3000, D)).astype(np.float32)
+    q_QD = rng.standard_normal((9, D)).astype(np.float32)
+    if order != "shuffled":
+        doc_ND = doc_ND[np.argsort(doc_ND @ q_QD[0])][:: 1 if order == "rising" else -1]
+    for block in (64, 100, 1000):
+        found = Documents(doc_ND, document_block=block).top_k(q_QD, 30, "torch")
+        expected = brute_force(q_QD, doc_ND, 30)
+        assert np.array_equal(found[1], expected[1]) and np.array_equal(found[0], expected[0])
+
+
 def test_float16_embeddings_are_searched_as_float32(embeddings):
     q_QD, doc_ND = (x.astype(np.float16) for x in embeddings)
     expected = brute_force(q_QD.astype(np.float32), doc_ND.astype(np.float32), 5)
@@ -118,6 +171,8 @@ def test_refusals(embeddings):
         (lambda: top_k(q_QD, doc_ND, 0), "at least 1"),
         (lambda: top_k(q_QD, doc_ND, 5, backend="guess"), "unknown search backend"),
         (lambda: merge_top_k([], 5), "no partial results"),
+        (lambda: Documents(doc_ND, row_docs=np.arange(700)[::-1]), "chunks of a document side by side"),
+        (lambda: Documents(doc_ND, row_docs=np.arange(699)), "699 ordinals for 700 rows"),
     ):
         with pytest.raises(ModelError, match=message):
             call()

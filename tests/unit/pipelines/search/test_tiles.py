@@ -1,15 +1,16 @@
 """Tiles and their merge against brute force over all documents."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
+from cluster.errors import UserError
+from models.errors import ModelError
 from models.search.exact import Documents
 from pipelines import schemas
-from pipelines.search.grid import plan_grid
-from pipelines.search.tiles import merge_tiles, search_tile
+from pipelines.search.tiles import merge_tiles, search_tile, take_queries
 
 DIMENSION, DEPTH = 16, 7
 
@@ -23,21 +24,24 @@ def corpus(seed: int):
     queries[0] = docs[5] * 2
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     query_ids = np.arange(100, 136, 3)
-    pairs = pa.table({"query": query_ids.repeat(2), "doc": rng.permutation(90)[:24]})
+    pairs = (np.arange(12).repeat(2), rng.permutation(90)[:24])
     return (query_ids, queries.astype(np.float32)), docs.astype(np.float32), pairs
 
 
 def brute_force(queries, docs, pairs):
-    query_ids, vectors = queries
     rows = []
-    for query, vector in zip(query_ids.tolist(), vectors, strict=True):
+    for row, (query, vector) in enumerate(zip(queries[0].tolist(), queries[1], strict=True)):
         scores = np.array([np.float32(vector.astype(np.float64) @ doc.astype(np.float64)) for doc in docs])
         order = sorted(range(len(docs)), key=lambda d: (-round(float(scores[d]), 5), d))
-        positives = {p["doc"] for p in pairs.to_pylist() if p["query"] == query}
+        positives = set(pairs[1][pairs[0] == row].tolist())
         ranked = order[:DEPTH]
         rows += [(query, d, rank, d in positives) for rank, d in enumerate(ranked, 1)]
-        rows += [(query, d, 0, True) for d in positives - set(ranked)]
+        rows += [(query, d, 0, True) for d in sorted(positives - set(ranked))]
     return rows
+
+
+def tile(queries, documents, pairs, backend="torch"):
+    return search_tile(queries, documents, pairs, DEPTH, partial(documents.top_k, backend=backend))
 
 
 @pytest.mark.parametrize("backend", ["faiss", "torch"])
@@ -45,26 +49,52 @@ def brute_force(queries, docs, pairs):
 def test_equals_brute_force_on_every_grid(backend, cuts):
     queries, docs, pairs = corpus(0)
     groups = [np.arange(start, stop) for start, stop in pairwise(cuts)]
-    tiles = [search_tile(queries, Documents(docs[ids], int(ids[0])), pairs, DEPTH, backend) for ids in groups]
-    merged = merge_tiles(tiles, queries[0], DEPTH)
-    got = [(r["query"], r["doc"], r["rank"], r["is_positive"]) for r in merged.to_pylist()]
-    expected = brute_force(queries, docs, pairs)
-    assert sorted(got) == sorted(expected)
+    tiles = [tile(queries, Documents(docs[ids], int(ids[0])), pairs, backend) for ids in groups]
+    merged = merge_tiles(tiles, DEPTH)
+    assert [tuple(row.values()) for row in merged.drop(["score"]).to_pylist()] == brute_force(
+        queries, docs, pairs
+    )
     assert merged.schema.equals(schemas.CANDIDATES, check_metadata=True)
-    one = merge_tiles([search_tile(queries, Documents(docs), pairs, DEPTH, "faiss")], queries[0], DEPTH)
+    one = merge_tiles([tile(queries, Documents(docs), pairs)], DEPTH)
     assert merged.equals(one), "scores must not depend on the grid or the backend, to the last bit"
 
 
-def test_a_query_range_without_queries_is_an_empty_table():
-    queries, docs, pairs = corpus(1)
-    nobody = (queries[0][:0], queries[1][:0])
-    tile = search_tile(nobody, Documents(docs), pairs, DEPTH, "faiss")
-    assert merge_tiles([tile], nobody[0], DEPTH).num_rows == 0
+def test_chunks_are_merged_as_documents():
+    queries, docs, pairs = corpus(2)
+    row_docs = np.repeat(np.arange(45), 2)
+    pairs = (pairs[0], pairs[1] // 2)
+    groups = [slice(0, 30), slice(30, 90)]
+    tiles = [tile(queries, Documents(docs[rows], row_docs=row_docs[rows]), pairs) for rows in groups]
+    merged = merge_tiles(tiles, DEPTH).to_pylist()
+    for row, query in enumerate(queries[0].tolist()):
+        best = [max(float(queries[1][row] @ docs[2 * doc + i]) for i in (0, 1)) for doc in range(45)]
+        expected = sorted(range(45), key=lambda doc: (-round(best[doc], 5), doc))[:DEPTH]
+        mine = [found for found in merged if found["query"] == query]
+        assert [found["doc"] for found in mine if found["rank"]] == expected
+        positives = set(pairs[1][pairs[0] == row].tolist())
+        assert {found["doc"] for found in mine if found["is_positive"]} == positives
+        assert all(abs(found["score"] - best[found["doc"]]) < 1e-5 for found in mine)
 
 
-def test_the_grid_covers_every_shard_once_and_keeps_its_bounds():
-    documents, queries = np.array([5, 5, 20, 1, 1]), np.array([3, 3, 3])
-    grid = plan_grid(documents, queries, group_rows=10, range_rows=6)
-    assert grid.document_groups == ((0, 2), (2, 3), (3, 5))
-    assert grid.query_ranges == ((0, 2), (2, 3))
-    assert sorted(grid.tile(g, r) for g in range(3) for r in range(2)) == list(range(grid.num_tiles))
+def test_a_positive_without_an_embedding_is_refused():
+    queries, docs, _ = corpus(1)
+    absent = Documents(docs[[0, 1, 3]], row_docs=np.array([0, 1, 3]))
+    assert not absent.holds(np.array([2]))[0]
+    with pytest.raises(ModelError, match="no embedding here"):
+        absent.pair_scores(queries[1], np.array([0]), np.array([2]))
+
+
+def test_queries_are_taken_from_their_shards_alone():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(9, 4)).astype(np.float16)
+    ids = np.array([1, 2, 4, 5, 6, 8, 9, 11, 12])
+    shards = [(ids[:4], vectors[:4]), (ids[4:], vectors[4:])]
+    taken = take_queries(shards, np.array([2, 5, 11]))
+    assert taken.dtype == np.float32 and np.array_equal(taken, vectors[[1, 3, 7]].astype(np.float32))
+    with pytest.raises(UserError, match="query 7"):
+        take_queries(shards, np.array([2, 7]))
+
+
+def test_an_empty_tile_merges_to_nothing():
+    empty = schemas.PARTIALS.empty_table()
+    assert merge_tiles([empty], DEPTH).num_rows == 0

@@ -1,12 +1,15 @@
 """A rank's share of a batch: all shares together are the batch, and passes are cut at the least cost."""
 
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 
 from models.tokenization import Tokens
-from pipelines.train.batches import PASS_TOKENS, Order, cut_passes, rank_batch
+from pipelines.train.batches import rank_batch
+from pipelines.train.dealing import PASS_TOKENS, cut_passes, deal_texts
+from pipelines.train.order import Order
 from pipelines.train.plan import Row
 from pipelines.train.planning import order_table
 from pipelines.train.tokens import TokenStore
@@ -26,26 +29,35 @@ BATCHES = [
 ]
 
 
-def shares(step, world):
+def shares(step, world, max_rows=None):
     order = Order.from_table(order_table(BATCHES))
     queries, documents = texts(range(1, 8)), texts(range(8, 40))
-    return [rank_batch(order, step, rank, world, queries, documents) for rank in range(world)]
+    return [rank_batch(order, step, rank, world, queries, documents, max_rows) for rank in range(world)]
 
 
 def first_tokens(inputs):
     return [int(row[0]) for ids, _, _ in inputs for row in ids]
 
 
+def parts(rank):
+    """Return the passes of a rank's queries, documents and answered queries."""
+    of_queries, of_documents, of_answers = rank.num_passes
+    assert of_queries + of_documents + of_answers == len(rank.inputs)
+    rest = rank.inputs[of_queries:]
+    return rank.inputs[:of_queries], rest[:of_documents], rest[of_documents:]
+
+
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("step", [0, 1])
-def test_all_shares_together_are_the_batch(step, world):
-    ranks = shares(step, world)
-    columns = [document for rank in ranks for document in first_tokens(rank.inputs[1:])]
+@pytest.mark.parametrize("max_rows", [None, 1, 2])
+def test_all_shares_together_are_the_batch(step, world, max_rows):
+    ranks = shares(step, world, max_rows)
+    columns = [document for rank in ranks for document in first_tokens(parts(rank)[1])]
     seen = {}
     for rank in ranks:
         assert rank.num_rows == len(BATCHES[step])
         assert rank.mask_BN.shape == (len(rank.positive_B), len(columns))
-        for index, query in enumerate(first_tokens(rank.inputs[:1])):
+        for index, query in enumerate(first_tokens(parts(rank)[0])):
             if rank.weights_B[index]:
                 negatives = [d for d, used in zip(columns, rank.mask_BN[index].tolist(), strict=True) if used]
                 seen[query] = columns[rank.positive_B[index]], sorted(negatives)
@@ -56,15 +68,82 @@ def test_all_shares_together_are_the_batch(step, world):
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 7])
-def test_every_rank_runs_the_same_passes_over_as_many_texts(world):
+@pytest.mark.parametrize("max_rows", [None, 1, 2, 3])
+def test_every_rank_runs_the_same_passes_over_as_many_texts(world, max_rows):
     for step in range(2):
-        assert len({tuple(len(ids) for ids, _, _ in rank.inputs) for rank in shares(step, world)}) == 1
+        sizes = {tuple(len(ids) for ids, _, _ in rank.inputs) for rank in shares(step, world, max_rows)}
+        assert len(sizes) == 1
+        assert max(sizes.pop()) <= (max_rows or 99)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_passes_are_as_many_on_all_ranks_however_skewed_the_lengths(world):
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        # One text of 2,000 tokens among short ones: a budget counted by each rank would cut them differently.
+        ordinals = np.unique(
+            np.concatenate([generator.integers(1, 30, 11), generator.integers(1000, 2000, 1)])
+        )
+        dealt = [deal_texts(texts(range(1, 2001)), ordinals, rank, world, 2) for rank in range(world)]
+        assert len({tuple(len(ids) for ids, _, _ in rank.passes) for rank in dealt}) == 1
+        gathered = [text for rank in dealt for text in first_tokens(rank.passes)]
+        assert [gathered[dealt[0].column_of[ordinal]] for ordinal in ordinals.tolist()] == ordinals.tolist()
+
+
+SCORED = [
+    Row(1, 10, (20, 21), (), ((1.0, None), (0.5, 2.0), (0.25, 3.0)), ((2, 7), ())),
+    Row(2, 20, (11,), (10,), ((4.0, 5.0), (None, None)), ((6,),)),
+    Row(3, 12, (), (), ((7.0, 8.0),)),
+]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_groups_scores_answers_and_other_queries_go_with_their_rows(world):
+    order = Order.from_table(order_table([SCORED]), ("a", "b"))
+    ranks = [
+        rank_batch(order, 0, rank, world, texts(range(1, 8)), texts(range(8, 40))) for rank in range(world)
+    ]
+    documents, answered = ([d for r in ranks for d in first_tokens(parts(r)[side])] for side in (1, 2))
+    queries = [query for rank in ranks for query in first_tokens(parts(rank)[0])]
+    found = {}
+    for rank in ranks:
+        assert [documents[column] for column in rank.positive_M] == [SCORED[q - 1].positive for q in queries]
+        for i, query in enumerate(first_tokens(parts(rank)[0])):
+            if not rank.weights_B[i]:
+                continue
+            mask = rank.group_mask_BG[i].tolist()
+            group = [documents[c] for c, counts in zip(rank.group_BG[i], mask, strict=True) if counts]
+            scores = np.nan_to_num(rank.teacher_BGK[i][rank.group_mask_BG[i]].numpy(), nan=-1.0).tolist()
+            answers = [[answered[c] for c in row if c >= 0] for row in rank.answers_BGA[i, : len(group)]]
+            others = {q for q, counts in zip(queries, rank.other_BM[i].tolist(), strict=True) if counts}
+            found[query] = group, scores, answers, others
+    assert found == {
+        1: ([10, 20, 21], [[1, -1], [0.5, 2], [0.25, 3]], [[], [2, 7], []], {3}),
+        2: ([20, 11], [[4, 5], [-1, -1]], [[], [6]], {3}),
+        3: ([12], [[7, 8]], [[]], {1, 2}),
+    }
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_a_guide_embeds_every_text_where_it_stands(world):
+    order = Order.from_table(order_table([SCORED]), ())
+    queries, documents = (
+        replace(store, vectors=np.stack([store.ordinals, -store.ordinals], 1).astype(np.float16))
+        for store in (texts(range(1, 8)), texts(range(8, 40)))
+    )
+    ranks = [rank_batch(order, 0, rank, world, queries, documents) for rank in range(world)]
+    on_all_ranks = [query for rank in ranks for query in first_tokens(parts(rank)[0])]
+    for rank in ranks:
+        assert rank.guide.q_BE[:, 0].tolist() == first_tokens(parts(rank)[0])
+        assert rank.guide.q_ME[:, 1].tolist() == [-query for query in on_all_ranks]
+        positive = SCORED[first_tokens(parts(rank)[0])[0] - 1].positive
+        assert rank.guide.doc_NE[rank.positive_B[0]].tolist() == [positive, -positive]
 
 
 def test_documents_are_dealt_out_longest_first():
     one, two = shares(0, 2)
-    assert first_tokens(one.inputs[1:]) == [23, 21, 14, 12, 10]
-    assert first_tokens(two.inputs[1:]) == [22, 20, 13, 11, 10]
+    assert first_tokens(parts(one)[1]) == [23, 21, 14, 12, 10]
+    assert first_tokens(parts(two)[1]) == [22, 20, 13, 11, 10]
     assert one.num_tokens == two.num_tokens == sum(range(1, 6)) + 10 + 11 + 12 + 13 + 14 + 20 + 21 + 22 + 23
 
 

@@ -12,7 +12,12 @@ from pipelines.train.engine import deepspeed_config
     [
         ("temperature", 0), ("zero_stage", 4), ("zero_stage", 0), ("batch_size", 0), ("learning_rate", 0),
         ("learning_rate", float("nan")), ("num_negatives", -1), ("dtype", "float16"), ("warmup_ratio", 1.0),
-        ("loss", {"name": "nothing"}), ("checkpoint_every_steps", 0), ("learning_rat", 1e-5),
+        ("loss", {"name": "nothing"}), ("loss", []), ("loss", {"temperature": 1.0}), ("schedule", "step"),
+        ("loss", {"name": "soft_labels", "teacher_temperature": 0}), ("loss", {"weight": 0}), ("gradcache_chunk", 0),
+        ("loss", {"name": "matryoshka", "dimensions": [8], "weights": [1, 2]}), ("lora", {"rank": 0}),
+        ("loss", {"name": "matryoshka", "dimensions": [8], "of": {"name": "matryoshka", "dimensions": [4]}}),
+        ("loss", {"in_batch_negatives": False, "partitions": ["q-q"]}), ("only_train", []), ("offload", "weights"),
+         ("checkpoint_every_steps", 0), ("learning_rat", 1e-5),
     ],
 )  # fmt: skip
 def test_refuses(key, value):
@@ -26,6 +31,44 @@ def test_refuses_deepspeed_keys_that_a_field_decides(key):
         TrainConfig(deepspeed={key: 1})
     with pytest.raises(ValidationError, match="zero_stage"):
         TrainConfig(deepspeed={"zero_optimization": {"stage": 2}})
+
+
+def test_a_loss_is_one_or_a_list_and_infonce_without_a_name():
+    one = TrainConfig(loss={"false_negative_margin": 0.1})
+    assert [term.name for term in one.loss] == ["infonce"] and one.loss[0].false_negative_margin == 0.1
+    several = TrainConfig(loss=[{}, {"name": "clp", "weight": 0.5, "max_answers": 2}])
+    assert [(term.name, term.weight) for term in several.loss] == [("infonce", 1.0), ("clp", 0.5)]
+    assert several.max_answers == 2 and one.max_answers == 0
+    assert TrainConfig.model_validate(several.model_dump()) == several
+    around = TrainConfig(loss={"name": "matryoshka", "dimensions": [8, 4], "of": [{}, {"name": "clp"}]})
+    assert around.max_answers == 4
+    assert TrainConfig.model_validate_json(around.model_dump_json()) == around
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"warmup_steps": 5, "warmup_ratio": 0.2}, "warmup_steps"),
+        ({"lora": {}, "only_train": ["*"]}, "lora.targets"),
+        ({"num_negatives": 0, "loss": {"name": "clp"}}, "set num_negatives to 1"),
+        ({"num_negatives": 0, "loss": {"in_batch_negatives": False}}, "set num_negatives to 1"),
+        (
+            {
+                "offload": "optimizer",
+                "deepspeed": {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
+            },
+            "follows from train.offload",
+        ),
+    ],
+)
+def test_refuses_what_does_not_go_together(settings, words):
+    with pytest.raises(ValidationError, match=words):
+        TrainConfig(**settings)
+
+
+def test_dropout_of_the_adapters_counts_too():
+    assert not TrainConfig(lora={}).draws_dropout
+    assert TrainConfig(lora={"dropout": 0.1}).draws_dropout and TrainConfig(dropout=0.1).draws_dropout
 
 
 def test_hands_other_deepspeed_keys_through():

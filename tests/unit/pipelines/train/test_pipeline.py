@@ -3,6 +3,7 @@
 import pytest
 
 from cluster.artifacts import ArtifactStore
+from cluster.errors import UserError
 from models.prompts import Prompts
 from pipelines.model import Model, ModelConfig
 from pipelines.steps import Step
@@ -26,6 +27,19 @@ def test_a_setting_that_leaves_the_order_alone_keeps_the_plan():
         assert other_plan.fingerprint == plan.fingerprint and other.fingerprint != trained.fingerprint
     for settings in ({"seed": 1}, {"epochs": 2}, {"batch_size": 32}, {"num_negatives": 2}):
         assert steps(**settings)[0].fingerprint != plan.fingerprint
+
+
+def test_answers_and_a_guide_are_part_of_the_plan():
+    plan, _ = steps()
+    assert steps(loss={"name": "soft_labels"})[0].fingerprint == plan.fingerprint
+    assert steps(loss={"name": "clp"})[0].fingerprint != plan.fingerprint
+    with pytest.raises(UserError, match=r"train\.loss\.guide"):
+        steps(loss={"guide": "words"})
+    model = Model(ModelConfig(source="tiny"), "digest", "mean", Prompts(), "float32", "cpu")
+    words = Step("encode", "words", 1, {}, (), {}, print)
+    config = TrainConfig(loss={"guide": "words"})
+    guided = plan_step(plan.inputs["data"], plan.inputs["groups"], model, config, {"words": words})
+    assert guided.inputs["guide"] is words and guided.fingerprint != plan.fingerprint
 
 
 def test_how_often_a_checkpoint_is_written_changes_nothing():

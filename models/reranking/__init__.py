@@ -1,0 +1,1 @@
+"""What the rerankers are made of: templates, tokens of pairs, networks."""

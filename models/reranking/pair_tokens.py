@@ -1,0 +1,247 @@
+"""Pairs to token ids: the query and the template always survive, the document is cut to what is left.
+
+Shapes: P pairs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.errors import ModelError
+from models.layout import max_positions, read_config
+from models.reranking.rendering import Rendering
+from models.tokenization import Tokens, load_backend
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+Pairs = Sequence[tuple[str, str]]
+Row = tuple[list[int], int]
+"""Token ids of a pair, and how many of them come before its marked part."""
+
+
+class PairTokenizer:
+    """Turn pairs into ids for one reranker; pickles as its arguments, reloads by path.
+
+    Args:
+        directory: The model's directory.
+        rendering: Template and limits.
+
+    Raises:
+        ModelError: The directory holds no model.
+    """
+
+    def __init__(self, directory: str | Path, rendering: Rendering) -> None:
+        self.directory = Path(directory)
+        self.rendering = rendering
+        self.max_tokens = max_positions(read_config(self.directory))
+
+    def __reduce__(self) -> tuple[type["PairTokenizer"], tuple[Path, Rendering]]:
+        return PairTokenizer, (self.directory, self.rendering)
+
+    def tokenize(self, pairs: Pairs) -> Tokens:
+        """Return the tokens of P pairs of (query, document), in order.
+
+        ``pool_starts`` is where the second text of a cross-encoder's pair begins (its token types), where the
+        query of query_likelihood begins, and 0 for yes_no.
+        """
+        render = self.rendering
+        cut = [(render.cut_query(query), render.cut_document(document)) for query, document in pairs]
+        rows = TOKENIZE[render.method](self, cut)
+        lengths = np.fromiter((len(ids) for ids, _ in rows), np.int64, len(rows))
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        ids = np.fromiter((token for ids, _ in rows for token in ids), np.int32, int(offsets[-1]))
+        return Tokens(ids, offsets, np.fromiter((start for _, start in rows), np.int32, len(rows)))
+
+    @cached_property
+    def backend(self) -> "Tokenizer":
+        """The Rust tokenizer, which neither cuts nor pads."""
+        backend = load_backend(self.directory)
+        backend.no_padding()
+        backend.no_truncation()
+        return backend
+
+    @cached_property
+    def leading(self) -> list[int]:
+        """Special tokens that the model expects before any text, such as BOS."""
+        encoding = self.backend.encode("a", add_special_tokens=True)
+        ids: list[int] = encoding.ids
+        mask: list[int] = encoding.special_tokens_mask
+        return ids[: mask.index(0)] if 0 in mask else []
+
+    @cached_property
+    def layout(self) -> "_Layout":
+        """The special tokens of a pair."""
+        return _Layout.of(self)
+
+    def answer_ids(self) -> tuple[int, int]:
+        """Return the ids of the two answers.
+
+        Raises:
+            ModelError: An answer is not one token.
+        """
+        found = []
+        for word in self.rendering.answers:
+            ids = self.backend.encode(word, add_special_tokens=False).ids
+            if len(ids) != 1:
+                raise ModelError(
+                    "an answer is not one token of this model",
+                    str(self.directory),
+                    got=f"{word!r} has {len(ids)} tokens",
+                    expected="words of one token each",
+                    fix='name others, such as answers: ["Yes", "No"]',
+                )
+            found.append(ids[0])
+        return found[0], found[1]
+
+    def encode(self, texts: Sequence[str]) -> "list[Encoding]":
+        """Encode texts without special tokens, with offsets."""
+        return self.backend.encode_batch(list(texts), add_special_tokens=False)
+
+    def room(self, taken: int) -> int:
+        """Return how many tokens a document may have beside ``taken`` others.
+
+        Raises:
+            ModelError: Not one.
+        """
+        left = self.rendering.max_document_tokens
+        if self.max_tokens is not None:
+            left = min(left, self.max_tokens - taken)
+        if left < 1:
+            raise ModelError(
+                "query and template leave the document no room",
+                str(self.directory),
+                got=f"{taken} tokens besides the document",
+                expected=f"fewer than {self.max_tokens}",
+                fix="lower max_query_tokens, or write a shorter template",
+            )
+        return left
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A pair's special tokens before, between and after its texts.
+
+    Args:
+        before: Ids.
+        between: Ids.
+        after: Ids.
+        same_type: How many of those between have token type 0; None where all tokens have one type.
+    """
+
+    before: list[int]
+    between: list[int]
+    after: list[int]
+    same_type: int | None
+
+    @classmethod
+    def of(cls, tokenizer: PairTokenizer) -> "_Layout":
+        joined = tokenizer.backend.encode("a", "a", add_special_tokens=True)
+        texts = [text for text in joined.sequence_ids if text is not None]
+        if set(texts) != {0, 1} or texts != sorted(texts):
+            raise ModelError(
+                "the tokenizer joins two texts in an unknown way",
+                str(tokenizer.directory),
+                got=str(joined.tokens),
+                expected="one text behind the other",
+            )
+        first, second = joined.sequence_ids.index(0), joined.sequence_ids.index(1)
+        num_first, num_second = texts.count(0), texts.count(1)
+        types = joined.type_ids[first + num_first : second + 1]
+        typed = 1 in types and _passes_types(tokenizer.directory)
+        return cls(
+            before=joined.ids[:first],
+            between=joined.ids[first + num_first : second],
+            after=joined.ids[second + num_second :],
+            same_type=types.index(1) if typed else None,
+        )
+
+
+def _passes_types(directory: Path) -> bool:
+    """Return whether this model's tokenizer hands token types to the model: those of some BERTs do not."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False, local_files_only=True)
+    return "token_type_ids" in tokenizer.model_input_names
+
+
+def _join(tokenizer: PairTokenizer, pairs: Pairs) -> list[Row]:
+    """Join two texts as the model's own tokenizer does; each text is tokenised once, however often it occurs."""
+    layout, render = tokenizer.layout, tokenizer.rendering
+    before, between, after = layout.before, layout.between, layout.after
+    taken = len(before) + len(between) + len(after)
+    sides = []
+    for side, limit in enumerate((render.max_query_tokens, render.max_document_tokens)):
+        unique = list(dict.fromkeys(pair[side] for pair in pairs))
+        encodings = tokenizer.backend.encode_batch_fast(unique, add_special_tokens=False)
+        sides.append({text: encoding.ids[:limit] for text, encoding in zip(unique, encodings, strict=True)})
+    rows = []
+    for query, document in pairs:
+        ids = sides[0][query]
+        document_ids = sides[1][document][: tokenizer.room(taken + len(ids))]
+        # Where all have one type, the mark lies behind the pair.
+        total = taken + len(ids) + len(document_ids)
+        start = total if layout.same_type is None else len(before) + len(ids) + layout.same_type
+        rows.append(([*before, *ids, *between, *document_ids, *after], start))
+    return rows
+
+
+def _shortened(tokenizer: PairTokenizer, queries: Sequence[str]) -> dict[str, str]:
+    """Return each query as the text of its first ``max_query_tokens`` tokens."""
+    limit = tokenizer.rendering.max_query_tokens
+    unique = list(dict.fromkeys(queries))
+    short = {}
+    for text, encoding in zip(unique, tokenizer.encode(unique), strict=True):
+        short[text] = text[: encoding.offsets[limit - 1][1]] if len(encoding.ids) > limit else text
+    return short
+
+
+def _num_before(encoding: "Encoding", characters: int) -> int:
+    """Return how many tokens end within the first ``characters``: a merge across the border lies behind it."""
+    return sum(end <= characters for _, end in encoding.offsets)
+
+
+def _ask(tokenizer: PairTokenizer, pairs: Pairs) -> list[Row]:
+    """Render for yes_no: everything up to the document's end is tokenised in one piece, as in training."""
+    head, middle, tail = tokenizer.rendering.parts
+    queries = _shortened(tokenizer, [query for query, _ in pairs])
+    heads = [head + queries[query] + middle for query, _ in pairs]
+    tail_ids = tokenizer.backend.encode(tail, add_special_tokens=False).ids
+    rows = []
+    encodings = tokenizer.encode([text + document for text, (_, document) in zip(heads, pairs, strict=True)])
+    for text, encoding in zip(heads, encodings, strict=True):
+        kept = _num_before(encoding, len(text))
+        room = tokenizer.room(len(tokenizer.leading) + kept + len(tail_ids))
+        rows.append(([*tokenizer.leading, *encoding.ids[: kept + room], *tail_ids], 0))
+    return rows
+
+
+def _continue(tokenizer: PairTokenizer, pairs: Pairs) -> list[Row]:
+    """Render for query_likelihood: the document's part, cut, and then the query's part."""
+    head, middle, _ = tokenizer.rendering.parts
+    queries = _shortened(tokenizer, [query for query, _ in pairs])
+    documents = list(dict.fromkeys(document for _, document in pairs))
+    texts = dict(zip(documents, tokenizer.encode([head + document for document in documents]), strict=True))
+    unique = list(dict.fromkeys(queries.values()))
+    asked = dict(zip(unique, tokenizer.encode([middle + query for query in unique]), strict=True))
+    rows = []
+    for query, document in pairs:
+        question, text = asked[queries[query]], texts[document]
+        kept = _num_before(text, len(head))
+        room = tokenizer.room(len(tokenizer.leading) + kept + len(question.ids))
+        ids = [*tokenizer.leading, *text.ids[: kept + room]]
+        start = len(ids) + _num_before(question, len(middle))
+        rows.append(([*ids, *question.ids], start))
+    return rows
+
+
+TOKENIZE: dict[str, Callable[[PairTokenizer, Pairs], list[Row]]] = {
+    "cross_encoder": _join,
+    "yes_no": _ask,
+    "query_likelihood": _continue,
+}
+"""Method -> how its pairs become tokens."""

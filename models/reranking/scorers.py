@@ -1,0 +1,145 @@
+"""Tokens of pairs to scores: one module a method.
+
+Shapes: B pairs, T padded tokens, H hidden size, V vocabulary, Q query tokens of a batch.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.errors import ModelError
+from models.reranking.network import check_causal
+from models.reranking.pair_tokens import PairTokenizer
+
+LOGIT_ROWS = 256
+"""Rows of the vocabulary that are computed at a time: 256 x 152k x 4 bytes is 155 MB."""
+
+
+class CrossEncoder(nn.Module):
+    """The logit of relevance; of two labels, the second one's logit above the first one's.
+
+    Args:
+        network: A transformers model for sequence classification with 1 or 2 labels.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        ModelError: It has more labels.
+    """
+
+    def __init__(self, network: Any, tokenizer: PairTokenizer) -> None:
+        super().__init__()
+        if network.config.num_labels not in (1, 2):
+            raise ModelError(
+                "a cross-encoder has one label or two",
+                str(tokenizer.directory),
+                got=f"{network.config.num_labels} labels",
+            )
+        self.network = network
+        self.has_types = getattr(network.config, "type_vocab_size", 0) > 1
+        _float32_head(network)
+
+    def forward(
+        self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, second_BT: torch.Tensor
+    ) -> torch.Tensor:
+        """Return float32 [B]; ``second_BT`` is 1 on the tokens of the second text."""
+        types = {"token_type_ids": second_BT} if self.has_types else {}
+        logits_BL = self.network(
+            input_ids=input_ids_BT, attention_mask=attention_mask_BT, **types
+        ).logits.float()
+        return logits_BL[:, 0] if logits_BL.shape[1] == 1 else logits_BL[:, 1] - logits_BL[:, 0]
+
+
+def _float32_head(network: Any) -> None:
+    """Compute the last product in float32: a logit of 8 in bfloat16 has steps of .06, and pairs would tie."""
+    heads = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.Linear) and module.out_features == network.config.num_labels
+    ]
+    if heads:
+        heads[-1].float()
+        heads[-1].register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+
+
+class YesNo(nn.Module):
+    """p(yes) among yes and no at the last token, as Qwen3-Reranker (arXiv 2506.05176) defines its score.
+
+    Args:
+        network: A causal language model.
+        tokenizer: Its tokenizer, which knows both answers as single tokens.
+    """
+
+    def __init__(self, network: Any, tokenizer: PairTokenizer) -> None:
+        super().__init__()
+        self.network = network
+        self.answers = tokenizer.answer_ids()
+        check_causal(network, lambda hidden: _logits(network, hidden), str(tokenizer.directory))
+
+    def forward(
+        self,
+        input_ids_BT: torch.Tensor,
+        attention_mask_BT: torch.Tensor,
+        marked_BT: torch.Tensor,  # noqa: ARG002 (one signature for all methods)
+    ) -> torch.Tensor:
+        """Return float32 [B] in 0..1."""
+        hidden_BTH = _hidden(self.network, input_ids_BT, attention_mask_BT)
+        rows = torch.arange(len(hidden_BTH), device=hidden_BTH.device)
+        last_BH = hidden_BTH[rows, attention_mask_BT.sum(1) - 1]
+        answers_B2 = _logits(self.network, last_BH)[:, list(self.answers)]
+        return answers_B2.log_softmax(1)[:, 0].exp()
+
+
+class QueryLikelihood(nn.Module):
+    """Mean log P(query token | document, query so far), as in UPR (arXiv 2204.07496, equation 2).
+
+    Args:
+        network: A causal language model.
+        tokenizer: Its tokenizer.
+    """
+
+    def __init__(self, network: Any, tokenizer: PairTokenizer) -> None:
+        super().__init__()
+        self.network = network
+        check_causal(network, lambda hidden: _logits(network, hidden), str(tokenizer.directory))
+
+    def forward(
+        self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, query_BT: torch.Tensor
+    ) -> torch.Tensor:
+        """Return float32 [B], at most 0; ``query_BT`` is 1 on the tokens of the query.
+
+        A query without a token is as likely beside any document: 0.
+        """
+        hidden_BTH = _hidden(self.network, input_ids_BT, attention_mask_BT)
+        # A token is predicted by the state before it; nothing comes before the first.
+        row_Q, before_Q = query_BT[:, 1:].nonzero(as_tuple=True)
+        targets_Q = input_ids_BT[row_Q, before_Q + 1]
+        states_QH = hidden_BTH[row_Q, before_Q]
+        log_p_Q = torch.cat(
+            [
+                _log_probabilities(_logits(self.network, states), targets)
+                for states, targets in zip(
+                    states_QH.split(LOGIT_ROWS), targets_Q.split(LOGIT_ROWS), strict=True
+                )
+            ]
+        )
+        sums_B = torch.zeros(len(input_ids_BT), device=log_p_Q.device).index_add_(0, row_Q, log_p_Q)
+        return sums_B / query_BT[:, 1:].sum(1).clamp(min=1)
+
+
+def _hidden(network: Any, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor) -> torch.Tensor:
+    states: torch.Tensor = network.base_model(
+        input_ids=input_ids_BT, attention_mask=attention_mask_BT, use_cache=False
+    ).last_hidden_state
+    return states
+
+
+def _logits(network: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Return float32 logits over the vocabulary: softmax in bfloat16 would keep 8 bits of a probability."""
+    logits: torch.Tensor = network.get_output_embeddings()(hidden).float()
+    cap = getattr(network.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _log_probabilities(logits_QV: torch.Tensor, targets_Q: torch.Tensor) -> torch.Tensor:
+    return logits_QV.gather(1, targets_Q[:, None])[:, 0] - logits_QV.logsumexp(1)

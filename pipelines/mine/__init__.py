@@ -1,0 +1,1 @@
+"""Mine: teachers find candidates, starved queries are searched again, select keeps what is no false negative."""

@@ -1,0 +1,100 @@
+"""What a recipe may say of mining: its teachers, how they search, and what becomes of their candidates."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipelines.schemas import Split
+from pipelines.score.config import RerankerConfig, ScoreConfig
+from pipelines.search.config import Bm25Teacher, DenseTeacher, FusedTeacher, RandomTeacher, SearchConfig
+from pipelines.select.config import SelectConfig
+
+
+class RerankerTeacher(ScoreConfig):
+    """The first candidates of another teacher in the order of a reranker's scores."""
+
+    kind: Literal["reranker"]
+    """Which teacher this is."""
+    over: str = Field(min_length=1)
+    """Name of the teacher whose candidates are scored."""
+    model: RerankerConfig
+    """The model that scores."""
+
+    @property
+    def scoring(self) -> ScoreConfig:
+        """The settings of the scoring alone."""
+        return ScoreConfig.model_validate(self.model_dump(include=set(ScoreConfig.model_fields)))
+
+
+Teacher = Annotated[
+    DenseTeacher | Bm25Teacher | RandomTeacher | FusedTeacher | RerankerTeacher, Field(discriminator="kind")
+]
+TeacherName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")]
+
+
+class MineConfig(BaseModel):
+    """Hard negatives: teachers find candidates, select keeps what is no false negative."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: Split = "train"
+    """Whose queries get negatives."""
+    teachers: dict[TeacherName, Teacher] = Field(
+        default={"model": DenseTeacher(kind="dense")}, min_length=1, validate_default=True
+    )
+    """Name -> teacher; one that reads others (fused, reranker) stands below them. The default searches with the
+    model that will be trained."""
+    search: SearchConfig = SearchConfig()
+    """How deep, and with which backend."""
+    select: SelectConfig = SelectConfig()
+    """Filter, sampling, number of negatives."""
+
+    @property
+    def read_by_select(self) -> tuple[str, ...]:
+        """The teachers whose candidates selection reads: suppliers, then a mere judge.
+
+        Raises:
+            UserError: Ensemble or thresholds do not fit the teachers.
+        """
+        inner = {source for teacher in self.teachers.values() for source in sources_of(teacher)}
+        return self.select.reads([name for name in self.teachers if name not in inner])
+
+    @model_validator(mode="after")
+    def _deep_enough(self) -> "MineConfig":
+        depth, wanted = self.search.retrieval_depth, self.select.num_negatives
+        if depth <= wanted:
+            raise ValueError(f"search.retrieval_depth ({depth}) must exceed select.num_negatives ({wanted})")
+        for key in ("max_positive_rank", "max_rank"):
+            rank = getattr(self.select.filter, key)
+            if rank is not None and rank > depth:
+                raise ValueError(f"select.filter.{key} ({rank}) exceeds search.retrieval_depth ({depth})")
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_are_there(self) -> "MineConfig":
+        above: list[str] = []
+        for name, teacher in self.teachers.items():
+            for source in sources_of(teacher):
+                if source not in above:
+                    raise ValueError(
+                        f"teacher {name} reads {source}, which is no teacher above it ({_listed(above)})"
+                    )
+            above.append(name)
+        rule = self.select.filter
+        named = [*(self.select.teachers or ()), *([rule.scores_of] if rule.scores_of else [])]
+        for name in named:
+            if name not in above:
+                raise ValueError(f"select names the teacher {name}, but teachers are {_listed(above)}")
+        _ = self.read_by_select
+        return self
+
+
+def sources_of(teacher: Teacher) -> tuple[str, ...]:
+    """Return the names of the teachers that ``teacher`` reads."""
+    if isinstance(teacher, FusedTeacher):
+        return teacher.of
+    return (teacher.over,) if isinstance(teacher, RerankerTeacher) else ()
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,1 @@
+"""Report: the audit of mined negatives, and one self-contained page on a run."""

@@ -1,0 +1,154 @@
+"""A reranker as a step sees it: bytes, dtype and device kind known, so that scores can be keyed by them."""
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from cluster.artifacts import fingerprint
+from cluster.errors import UserError
+from models.reranking.rendering import Rendering
+from pipelines.score.config import RerankerConfig
+from pipelines.steps import label_of
+
+if TYPE_CHECKING:
+    import models.reranker
+    from cluster.session import Session
+    from models.reranking.pair_tokens import PairTokenizer
+
+
+@dataclass(frozen=True)
+class LocatedReranker:
+    """A reranker that a worker can load: small and hashable.
+
+    Args:
+        location: A directory, a hub id or `package:<module>`.
+        rendering: Method, template and limits.
+        digest: What its files and rendering must hash to.
+        dtype: Of weights and activations.
+        device: ``"cpu"`` or ``"cuda"``.
+        token_budget: Tokens of one forward pass.
+    """
+
+    location: str
+    rendering: Rendering
+    digest: str
+    dtype: str
+    device: str
+    token_budget: int
+
+    def tokenizer(self) -> "PairTokenizer":
+        """Load the tokenizer, once a process."""
+        return _tokenizer(self)
+
+    def load(self) -> "models.reranker.Reranker":
+        """Load the network in evaluation mode.
+
+        Raises:
+            UserError: The files are no longer those that the run was planned with: their scores would be stored
+                under the name of others, for good.
+        """
+        from models.checkpoint import resolve_model
+        from models.reranker import load_reranker
+        from models.reranking.description import reranker_digest
+
+        directory = resolve_model(self.location)
+        found = reranker_digest(directory, self.rendering)
+        if found != self.digest:
+            raise UserError(
+                "the reranker's files changed while the run was under way",
+                where=self.location,
+                got=f"sha256 {found[:12]}",
+                expected=f"sha256 {self.digest[:12]}",
+                fix="run the same command again",
+            )
+        return load_reranker(directory, self.rendering, self.dtype, self.device)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(reranker: LocatedReranker) -> "PairTokenizer":
+    from models.checkpoint import resolve_model
+    from models.reranking.pair_tokens import PairTokenizer
+
+    return PairTokenizer(resolve_model(reranker.location), reranker.rendering)
+
+
+@dataclass(frozen=True)
+class Reranker:
+    """A reranker that is known down to its bytes.
+
+    Args:
+        config: As the recipe says.
+        digest: sha256 over weights, tokenizer, template and limits.
+        dtype: Resolved dtype.
+        device: ``"cpu"`` or ``"cuda"``.
+    """
+
+    config: RerankerConfig
+    digest: str
+    dtype: str
+    device: str
+
+    @classmethod
+    def resolve(cls, config: RerankerConfig, session: "Session") -> "Reranker":
+        """Read the model's files and ask the machine that will run it for dtype and device.
+
+        Args:
+            config: As the recipe says.
+            session: Asks a machine of the `score` role what it has and which dtype it multiplies fastest.
+
+        Raises:
+            ModelError: The source is no reranker of this method.
+            UserError: Its limits exceed the model's positions.
+        """
+        from models.checkpoint import resolve_model
+        from models.layout import max_positions, read_config
+        from models.precision import device_kind, resolve_dtype
+        from models.reranking.description import check_architecture, reranker_digest
+
+        directory = resolve_model(config.source)
+        check_architecture(directory, config.method)
+        positions = max_positions(read_config(directory))
+        longest = config.max_query_tokens + config.max_document_tokens
+        if positions and longest > positions:
+            raise UserError(
+                "max_query_tokens and max_document_tokens exceed the model's positions",
+                where=config.source,
+                got=f"{config.max_query_tokens} + {config.max_document_tokens}",
+                expected=f"together at most {positions}",
+                fix=f"set max_document_tokens: {positions - config.max_query_tokens}"
+                if positions > config.max_query_tokens
+                else f"set max_query_tokens: {positions // 4} and max_document_tokens: {positions // 2}",
+            )
+        return cls(
+            config=config,
+            digest=reranker_digest(directory, config.rendering),
+            dtype=session.run_on("score", resolve_dtype, config.dtype),
+            device=session.run_on("score", device_kind),
+        )
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What a pair's score depends on."""
+        rendering = {**asdict(self.config.rendering), "answers": list(self.config.answers)}
+        return {"digest": self.digest, "rendering": rendering, "dtype": self.dtype, "device": self.device}
+
+    @property
+    def fingerprint(self) -> str:
+        """20 hex digits: what the score store knows this teacher by."""
+        return fingerprint(self.identity)
+
+    @property
+    def label(self) -> str:
+        """The source's last part."""
+        return label_of(self.config.source.rpartition(":")[2].rstrip("/").rpartition("/")[2])
+
+    def locate(self) -> LocatedReranker:
+        """Return what workers load."""
+        return LocatedReranker(
+            location=self.config.source,
+            rendering=self.config.rendering,
+            digest=self.digest,
+            dtype=self.dtype,
+            device=self.device,
+            token_budget=self.config.token_budget,
+        )

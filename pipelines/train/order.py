@@ -1,0 +1,95 @@
+"""The planned batches as flat arrays, as a rank reads them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Order:
+    """The planned batches.
+
+    Args:
+        first_rows: int64 [steps + 1]; step s has the rows first_rows[s] to first_rows[s + 1].
+        queries: int64 [rows].
+        positives: int64 [rows].
+        negatives: One list of ordinals a row.
+        masked: One list of ordinals a row.
+        scores: One list a row, of the teachers' scores of its positive and of each negative.
+        answers: One list a row, of the queries that each negative answers.
+        teachers: Their names.
+    """
+
+    first_rows: np.ndarray
+    queries: np.ndarray
+    positives: np.ndarray
+    negatives: pa.ListArray
+    masked: pa.ListArray
+    scores: pa.ListArray
+    answers: pa.ListArray
+    teachers: tuple[str, ...]
+
+    @classmethod
+    def from_table(cls, table: pa.Table, teachers: tuple[str, ...] = ()) -> "Order":
+        """Take the columns of a table of schema PLAN_ORDER, sorted by step."""
+        steps = table.column("step").to_numpy()
+        return cls(
+            first_rows=np.searchsorted(steps, np.arange(int(steps[-1]) + 2)),
+            queries=table.column("query").to_numpy(),
+            positives=table.column("positive").to_numpy(),
+            teachers=teachers,
+            **{
+                name: table.column(name).combine_chunks()
+                for name in ("negatives", "masked", "scores", "answers")
+            },
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """Number of global batches."""
+        return len(self.first_rows) - 1
+
+    def rows(self, step: int) -> np.ndarray:
+        """Return the rows (int64) of one global batch."""
+        return np.arange(self.first_rows[step], self.first_rows[step + 1])
+
+    def documents(self, rows: np.ndarray) -> np.ndarray:
+        """Return the distinct documents of some rows, rising."""
+        negatives = [self.negatives[row].values.to_numpy() for row in rows]
+        return np.unique(np.concatenate([self.positives[rows], *negatives]))
+
+    def answered(self, rows: np.ndarray) -> np.ndarray:
+        """Return the distinct queries that negatives of some rows answer, rising."""
+        found = [query for row in rows for queries in self.answers[row].as_py() for query in queries]
+        return np.unique(np.asarray(found, np.int64))
+
+    def own_group(self, row: int) -> list[int]:
+        """Return the positive of a row, then its negatives."""
+        return [int(self.positives[row]), *self.negatives[row].values.to_pylist()]
+
+    def masked_of(self, row: int) -> list[int]:
+        """Return the documents of the batch that a row must not push away, its positive apart."""
+        masked: list[int] = self.masked[row].values.to_pylist()
+        return masked
+
+    def unrelated(self, own_rows: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Say which queries of a batch may be pushed away from which.
+
+        Not the query itself, and not one whose positive is a known positive of the other.
+
+        Args:
+            own_rows: int64 [B].
+            rows: int64 [n], all rows of their batch.
+
+        Returns:
+            bool [B, n].
+        """
+        own_positives, positives = self.positives[own_rows], self.positives[rows]
+        apart_Bn = positives != own_positives[:, None]
+        apart_Bn &= self.queries[rows] != self.queries[own_rows][:, None]
+        for column, row in enumerate(rows):
+            for document in self.masked_of(row):
+                apart_Bn[own_rows == row] &= positives != document
+                apart_Bn[own_positives == document, column] = False
+        return apart_Bn

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from models.errors import ModelError
+from models.search.exact import Documents, pair_scores, top_k
+from models.search.ivf import ListedDocuments, assign_lists, default_num_lists, train_centroids
+from models.search.merge import merge_top_k
+
+D, LISTS, K = 24, 16, 10
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    """1,200 documents around 30 centres, and 40 queries near some."""
+    rng = np.random.default_rng(0)
+    centre = rng.standard_normal((30, D))
+    doc_ND = centre[rng.integers(0, 30, 1200)] + 0.5 * rng.standard_normal((1200, D))
+    doc_ND = (doc_ND / np.linalg.norm(doc_ND, axis=1, keepdims=True)).astype(np.float32)
+    doc_ND[40:60] = doc_ND[3]
+    q_QD = doc_ND[rng.integers(0, 1200, 40)] + 0.1 * rng.standard_normal((40, D)).astype(np.float32)
+    centroids_LD = train_centroids(doc_ND[::2], LISTS, 0)
+    return doc_ND, q_QD, centroids_LD, assign_lists(doc_ND, centroids_LD)
+
+
+def naive(corpus, probes, k):
+    """Score the documents of the probed lists canonically, sort by (score, document)."""
+    doc_ND, q_QD, centroids_LD, list_N = corpus
+    expected = []
+    for query in range(len(q_QD)):
+        probed = np.argsort(-(centroids_LD @ q_QD[query]))[:probes]
+        docs = np.flatnonzero(np.isin(list_N, probed))
+        scores = pair_scores(q_QD, doc_ND, np.full_like(docs, query), docs)
+        expected.append([(scores[i], docs[i]) for i in np.argsort(-scores, kind="stable")[:k]])
+    return expected
+
+
+def test_centroids_are_unit_vectors_and_lists_hold_what_is_nearest(corpus):
+    doc_ND, _, centroids_LD, list_N = corpus
+    assert centroids_LD.shape == (LISTS, D) and centroids_LD.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(centroids_LD, axis=1), 1, atol=1e-5)
+    scores_NL = doc_ND @ centroids_LD.T
+    assert (scores_NL.max(axis=1) - scores_NL[np.arange(1200), list_N] < 1e-5).all()
+    assert np.array_equal(train_centroids(doc_ND[::2], LISTS, 0), centroids_LD)
+
+
+@pytest.mark.parametrize("probes", [1, 3, LISTS, 99])
+def test_finds_the_best_of_the_probed_lists(corpus, probes):
+    doc_ND, q_QD, centroids_LD, list_N = corpus
+    scores_QK, docs_QK = ListedDocuments(Documents(doc_ND), centroids_LD, list_N, probes).top_k(q_QD, K)
+    for query, expected in enumerate(naive(corpus, probes, K)):
+        found = docs_QK[query] >= 0
+        pairs = zip(scores_QK[query][found], docs_QK[query][found], strict=True)
+        assert list(pairs) == expected
+    if probes >= LISTS:
+        exact = top_k(q_QD, doc_ND, K)
+        assert np.array_equal(docs_QK, exact[1]) and np.array_equal(scores_QK, exact[0])
+
+
+def test_groups_of_documents_are_parts_of_the_same_lists(corpus):
+    doc_ND, q_QD, centroids_LD, list_N = corpus
+    whole = ListedDocuments(Documents(doc_ND), centroids_LD, list_N, 3).top_k(q_QD, K)
+    parts = []
+    for start, stop in ((0, 500), (500, 530), (530, 1200)):
+        group = Documents(doc_ND[start:stop], start)
+        parts.append(ListedDocuments(group, centroids_LD, list_N[start:stop], 3).top_k(q_QD, K))
+    merged = merge_top_k(parts, K)
+    assert np.array_equal(merged[0], whole[0]) and np.array_equal(merged[1], whole[1])
+
+
+def test_chunks_count_as_their_document(corpus):
+    doc_ND, q_QD, centroids_LD, list_N = corpus
+    row_docs = np.sort(np.random.default_rng(1).integers(0, 200, 1200))
+    documents = Documents(doc_ND, row_docs=row_docs)
+    found = ListedDocuments(documents, centroids_LD, list_N, LISTS).top_k(q_QD, 150)
+    exact = documents.top_k(q_QD, 150)
+    assert np.array_equal(found[0], exact[0]) and np.array_equal(found[1], exact[1])
+
+
+def test_refusals(corpus):
+    doc_ND, q_QD, centroids_LD, list_N = corpus
+    bad = q_QD.copy()
+    bad[0, 0] = np.inf
+    listed = ListedDocuments(Documents(doc_ND), centroids_LD, list_N, 2)
+    for call, message in (
+        (lambda: train_centroids(doc_ND[:5], 6, 0), "5 for 6 lists"),
+        (lambda: train_centroids(bad, 6, 0), "not finite"),
+        (lambda: listed.top_k(bad, 5), "not finite"),
+        (lambda: listed.top_k(q_QD[:, :4], 5), "differ in dimension"),
+        (lambda: listed.top_k(q_QD, 0), "at least 1"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            call()
+
+
+def test_lists_grow_with_the_root_of_the_corpus():
+    assert [default_num_lists(n) for n in (1, 9, 100, 1_000_000)] == [1, 9, 40, 4000]

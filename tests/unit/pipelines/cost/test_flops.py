@@ -1,0 +1,98 @@
+"""FLOPs and parameters against what torch counts on real models."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipelines.cost.flops import FORWARD_PASSES, exact_flops, forward_flops, ivf_flops
+from pipelines.cost.shape import shape_of
+from pipelines.cost.texts import Texts
+
+NUM_TEXTS, NUM_TOKENS = 6, 48
+TEXTS = Texts(NUM_TEXTS, NUM_TOKENS, NUM_TOKENS**2, 0)
+
+
+def bert():
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=100,
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=160,
+        max_position_embeddings=64,
+        attn_implementation="eager",
+    )
+    return BertModel(config, add_pooling_layer=False)
+
+
+def llama():
+    from transformers import LlamaConfig, LlamaModel
+
+    config = LlamaConfig(
+        vocab_size=100,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=24,
+        intermediate_size=96,
+        attn_implementation="eager",
+    )
+    return LlamaModel(config)
+
+
+@pytest.mark.parametrize("make", [bert, llama])
+def test_forward_and_backward_match_what_torch_counts(make):
+    model = make()
+    shape = shape_of(model.config.to_dict())
+    inputs = torch.ones(NUM_TEXTS, NUM_TOKENS, dtype=torch.int64)
+    with FlopCounterMode(display=False) as forward:
+        states = model(input_ids=inputs).last_hidden_state
+    with FlopCounterMode(display=False) as backward:
+        states.sum().backward()
+    predicted = forward_flops(shape, TEXTS)
+    assert predicted == pytest.approx(forward.get_total_flops(), rel=0.05)
+    counted = forward.get_total_flops() + backward.get_total_flops()
+    assert FORWARD_PASSES * predicted == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("make", [bert, llama])
+def test_parameters_match_the_model(make):
+    model = make()
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    # Biases and norms, left out, weigh more in a model so small.
+    assert shape_of(model.config.to_dict()).num_parameters == pytest.approx(counted, rel=0.03)
+
+
+def test_a_token_pays_for_its_experts_alone():
+    dense = {
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "intermediate_size": 96,
+        "vocab_size": 100,
+        "rms_norm_eps": 1e-6,
+    }
+    one, eight = shape_of(dense), shape_of(dense | {"num_local_experts": 8, "num_experts_per_tok": 2})
+    expert, router = 3 * 64 * 96, 64 * 8
+    assert eight.layer_parameters - one.layer_parameters == 7 * expert + router
+    assert eight.active_parameters - one.active_parameters == expert + router
+
+
+def test_exact_search_multiplies_every_pair():
+    total = 0
+    for _ in range(3):
+        for _ in range(5):
+            total += 2 * 7
+    assert exact_flops(3, 5, 7) == total
+
+
+def test_an_inverted_file_that_scans_every_list_costs_more_than_exact_search():
+    queries, documents, dimension, lists = 1000, 100_000, 64, 128
+    exact = exact_flops(queries, documents, dimension)
+    assert ivf_flops(queries, documents, dimension, lists, lists) > exact
+    build = ivf_flops(0, documents, dimension, lists, 8)
+    scan = ivf_flops(queries, documents, dimension, lists, 8) - build
+    assert scan == pytest.approx(exact * 8 / lists + exact_flops(queries, lists, dimension))
