@@ -73,7 +73,7 @@ def make_trainable(encoder: Encoder, config: TrainConfig, dtype: str) -> Trainab
         add_lora(encoder.backbone, lora, config.seed)
     if config.only_train:
         train_only(encoder.backbone, config.only_train)
-    if encoder.device.type == "cpu":
+    if encoder.device.type == "cpu" and dtype == "bfloat16":
         use_plain_attention(encoder.backbone)
     if config.gradient_checkpointing:
         encoder.backbone.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cluster.session import Session
 
 PLAN_VERSION = 2
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 MAX_FAILURES = 3
 """Lost workers that one training survives."""
 POLL_S = 0.25
