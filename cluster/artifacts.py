@@ -25,7 +25,7 @@ __all__ = [
     "fingerprint",
 ]
 
-_NOT_ARTIFACTS = ("runs", "releases", "code")
+_NOT_ARTIFACTS = ("runs", "releases", "code", "scores")
 
 
 def open_store(definition: str, storage: str | None) -> "ArtifactStore":

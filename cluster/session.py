@@ -244,6 +244,8 @@ class Session:
         from ray.data import DataContext
 
         DataContext.get_current().enable_progress_bars = not self.quiet
+        # Ray Data's own error in between would lose what, where and fix.
+        DataContext.get_current().raise_original_map_exception = True
         if self.quiet:
             logging.getLogger("ray.data").setLevel(logging.ERROR)
 

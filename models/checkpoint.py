@@ -99,7 +99,7 @@ def load_encoder(
     directory = Path(directory)
     config = read_config(directory)
     pooling = pooling or read_pooling(directory) or "mean"
-    with _silence():
+    with silence():
         try:
             backbone, loading = AutoModel.from_pretrained(
                 str(directory),
@@ -151,7 +151,7 @@ def save_encoder(
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with _silence():
+    with silence():
         encoder.backbone.save_pretrained(str(directory))  # type: ignore[operator]
     for name in TOKENIZER_FILES:
         if (tokenizer_from / name).is_file():
@@ -203,7 +203,7 @@ def verify_export(directory: str | Path, texts: Sequence[str]) -> float:
     ours_ND = embed(
         load_encoder(directory), tokenizer.tokenize(texts, "query"), token_budget=max(4096, max_tokens)
     )
-    with _silence():
+    with silence():
         from sentence_transformers import SentenceTransformer
 
         # A checkpoint saved in bfloat16 would otherwise be computed in it.
@@ -247,7 +247,7 @@ def _download(model_id: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        with _silence():
+        with silence():
             return Path(
                 snapshot_download(
                     model_id, allow_patterns=_HUB_FILES, ignore_patterns=["onnx/*", "openvino/*"]
@@ -264,7 +264,7 @@ def _download(model_id: str) -> Path:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Keep bars and logs of the model libraries off the terminal, and put them back as they were."""
     from transformers.utils import logging as transformers_logging
 

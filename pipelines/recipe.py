@@ -68,14 +68,26 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _training_cuts_shorter(self) -> "Recipe":
+        cut, whole = self.train.max_document_tokens, self.model.max_document_tokens
+        if cut is not None and cut > whole:
+            raise ValueError(f"train.max_document_tokens ({cut}) exceeds model.max_document_tokens ({whole})")
+        return self
+
+    @model_validator(mode="after")
     def _mining_reads_floats(self) -> "Recipe":
         if self.data.kind == "texts":
             return self
-        stored, alone = self.encode.precision, f"is for a corpus alone (data.kind texts, not {self.data.kind})"
+        stored, alone = (
+            self.encode.precision,
+            f"is for a corpus alone (data.kind texts, not {self.data.kind})",
+        )
         if stored != self.encode.float_precision:
             raise ValueError(f"encode.precision {stored} {alone}: searching needs float16 or float32")
         if self.encode.dimension is not None:
-            raise ValueError(f"encode.dimension {self.encode.dimension} {alone}: a release serves all dimensions")
+            raise ValueError(
+                f"encode.dimension {self.encode.dimension} {alone}: a release serves all dimensions"
+            )
         return self
 
 

@@ -187,7 +187,9 @@ def embeddings(dimension: int, precision: str) -> pa.Schema:
         "ubinary": pa.uint8(),
     }[precision]
     size = -(-dimension // 8) if precision in ("binary", "ubinary") else dimension
-    return _table("embeddings", 1, [_required("id", pa.int64()), _required("embedding", pa.list_(value, size))])
+    return _table(
+        "embeddings", 1, [_required("id", pa.int64()), _required("embedding", pa.list_(value, size))]
+    )
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -114,12 +114,15 @@ def trained_methods(console: Console, metrics: Mapping[str, Sequence[Artifact]])
     for metric, k in names:
         table.add_column(f"{LABELS[metric]}@{k}", justify="right")
     table.add_column("over seeds", justify="right")
-    for run in dict.fromkeys(row["run"] for row in first if row["run"] != "tuned" and " - " not in row["run"]):
+    for run in dict.fromkeys(
+        row["run"] for row in first if row["run"] != "tuned" and " - " not in row["run"]
+    ):
         values = {(row["metric"], row["k"]): row["value"] for row in first if row["run"] == run}
         table.add_row(f"[dim]{run}[/]", *(f"{values[name]:.3f}" for name in names), "")
     for method, seeds in rows.items():
         of_seed = [
-            {(row["metric"], row["k"]): row["value"] for row in seed if row["run"] == "tuned"} for seed in seeds
+            {(row["metric"], row["k"]): row["value"] for row in seed if row["run"] == "tuned"}
+            for seed in seeds
         ]
         means = [f"{fmean(values[name] for values in of_seed):.3f}" for name in names]
         leading = [values[names[0]] for values in of_seed]

@@ -158,6 +158,17 @@ class Silent:
     def note(self, note):
         self.notes.append(note)
 
+    def log(self, line):
+        self.notes.append(line)
+
+
+class Printing(Silent):
+    """The same, and it says at once how far the training is."""
+
+    def advance(self, amount=1, note=""):
+        super().advance(amount, note)
+        print("at", self.done, flush=True)
+
 
 def compute(step, store, session, progress):
     """Return the artifact of ``step``, computing it and its inputs where they are absent."""
@@ -188,7 +199,7 @@ def main():
     with local_session() as session:
         step = training(folder, session, **settings)["trained"]
         print("scratch", folder / "store" / step.key / "scratch", flush=True)
-        progress = Silent()
+        progress = Printing()
         artifact = compute(step, ArtifactStore(str(folder / "store")), session, progress)
     print("seen", json.dumps(progress.seen), flush=True)
     print("digests", json.dumps(digests(artifact)), flush=True)

@@ -52,6 +52,8 @@ class LossBatch:
         positive_M: int64, the row of ``doc_ND`` that is the positive of each of the M.
         group_BG: int64, the rows of ``doc_ND`` in the row's own group: its positive, then its negatives.
         group_mask_BG: bool, False where a group has fewer documents.
+        log_counts_BN: Logarithm of how often a negative stands in the row's group, 0 for all other documents. None:
+            none stands there more than once.
         teacher_BG: Scores that a teacher gave to query and document; NaN where it gave none.
         answer_QD: Embeddings of the queries that negatives answer.
         answers_BGA: int64, the rows of ``answer_QD`` that each document of the group answers; -1 for none.
@@ -69,6 +71,7 @@ class LossBatch:
     positive_M: torch.Tensor | None = None
     group_BG: torch.Tensor | None = None
     group_mask_BG: torch.Tensor | None = None
+    log_counts_BN: torch.Tensor | None = None
     teacher_BG: torch.Tensor | None = None
     answer_QD: torch.Tensor | None = None
     answers_BGA: torch.Tensor | None = None

@@ -27,8 +27,9 @@ def infonce(
     """Score every query against every document and ask for its positive.
 
     ``L = mean_i -log(exp(s_i+ / t) / (exp(s_i+ / t) + sum_j m_ij exp(s_ij / t + hardness * s_ij)))``, s the inner
-    product (van den Oord et al. 2018, arXiv 1807.03748, eq. 4), the last s_ij without gradient. The average runs
-    over the rows of the global batch and nothing else; see LossBatch for how that adds up over ranks.
+    product (van den Oord et al. 2018, arXiv 1807.03748, eq. 4), the last s_ij without gradient. A document that stands
+    several times in the row's group is as many terms of the sum. The average runs over the rows of the global batch
+    and nothing else; see LossBatch for how that adds up over ranks.
 
     Args:
         batch: The masks say which terms may count; the positive always does.
@@ -75,6 +76,8 @@ def infonce(
         if hardness:
             extra = hardness * scores.detach()
             block = block + (extra.masked_fill(own_BN, 0.0) if partition == "q-d" else extra)
+        if batch.log_counts_BN is not None and partition in ("q-d", "d-d"):
+            block = block + batch.log_counts_BN.to(block.dtype)
         logits.append(block.masked_fill(~(keep | own_BN if partition == "q-d" else keep), float("-inf")))
     loss_B = torch.logsumexp(torch.cat(logits, dim=1), dim=1) - positive_B1.squeeze(1) / temperature
     return batch.mean(loss_B)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.checkpoint import _silence
+from models.checkpoint import silence
 from models.errors import ModelError
 from models.reranking.description import check_architecture
 
@@ -28,7 +28,7 @@ def load_network(directory: str | Path, method: str, dtype: str, device: str) ->
 
     check_architecture(directory, method)
     kind = "AutoModelForSequenceClassification" if method == "cross_encoder" else "AutoModelForCausalLM"
-    with _silence():
+    with silence():
         try:
             network, loading = getattr(transformers, kind).from_pretrained(
                 str(directory),

@@ -5,6 +5,7 @@ H hits.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +18,19 @@ if TYPE_CHECKING:
     from models.search.exact import Documents
 
 # Columns whose greatest score stands for all: the scan for hits then costs a thirtieth of the product.
-_LANE = 64
+_LANE = 32
+_FIRST_BLOCKS = 2
 # The selection of faiss on a GPU holds at most so many candidates a query.
 _FAISS_GPU_SURVIVORS = 2048
+
+
+def use_threads(count: int, backend: str) -> None:
+    """Let searches of this process by ``backend`` compute with ``count`` threads."""
+    torch.set_num_threads(count)
+    if backend == "faiss":
+        import faiss
+
+        faiss.omp_set_num_threads(count)
 
 
 def search_faiss(documents: "Documents", q_QD: np.ndarray, survivors: int) -> tuple[np.ndarray, np.ndarray]:
@@ -45,13 +56,15 @@ def search_torch(documents: "Documents", q_QD: np.ndarray, survivors: int) -> tu
     """
     queries_QD = tensor_of(q_QD).to(documents.device)
     best = _Best(len(q_QD), survivors, documents.device)
-    block = min(documents.document_block, len(documents))
-    lanes = -(-block // _LANE)
-    scores_QB = torch.empty(len(q_QD), lanes * _LANE, device=documents.device)
-    for start in range(0, len(documents), block):
-        block_BD = documents.tensor_ND[start : start + block]
-        torch.mm(queries_QD, block_BD.T, out=scores_QB[:, : len(block_BD)])
-        scores_QB[:, len(block_BD) :] = -torch.inf
+    # The first block is wide, so that its lanes give a close threshold to begin with.
+    block, first = documents.document_block, _FIRST_BLOCKS * documents.document_block
+    edges = [0, *range(first, len(documents), block), len(documents)]
+    for start, stop in pairwise(edges):
+        if start in (0, first):
+            width = -(-(stop - start) // _LANE) * _LANE
+            scores_QB = torch.empty(len(q_QD), width, device=documents.device)
+        torch.mm(queries_QD, documents.tensor_ND[start:stop].T, out=scores_QB[:, : stop - start])
+        scores_QB[:, stop - start :] = -torch.inf
         best.add(scores_QB, start)
     return best.result()
 
@@ -70,20 +83,24 @@ class _Best:
         self._rows_QK = torch.full((num_queries, survivors), -1, dtype=torch.int64, device=device)
         self._threshold_Q1 = torch.full((num_queries, 1), -torch.inf, device=device)
         self._counts_Q = torch.zeros(num_queries, dtype=torch.int64, device=device)
-        self._is_empty = True
         self._waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._num_waiting = 0
 
     def add(self, scores_QB: torch.Tensor, first_row: int) -> None:
         """Look through a block of scores; its width is a multiple of the lane, -inf where it has no document."""
         num_queries, survivors = self._scores_QK.shape
-        if self._is_empty:
-            block_QK, columns_QK = scores_QB.topk(min(survivors, scores_QB.shape[1]), dim=1, sorted=False)
-            self._merge(block_QK, columns_QK + first_row)
-            self._is_empty = False
-            return
         lanes_QLB = scores_QB.view(num_queries, -1, _LANE)
-        hit_query, hit_lane = (lanes_QLB.amax(2) > self._threshold_Q1).nonzero(as_tuple=True)
+        greatest_QL = lanes_QLB.amax(2)
+        if first_row == 0:
+            if greatest_QL.shape[1] < 2 * survivors:
+                block_QK, columns_QK = scores_QB.topk(min(survivors, scores_QB.shape[1]), dim=1, sorted=False)
+                self._merge(block_QK, columns_QK)
+                return
+            # As many lanes as there are survivors hold a score of at least this: no survivor has less.
+            bounds_QK = greatest_QL.topk(survivors, dim=1, sorted=False).values
+            bounds_Q1 = bounds_QK.amin(1, keepdim=True)
+            self._threshold_Q1 = torch.nextafter(bounds_Q1, torch.full_like(bounds_Q1, -torch.inf))
+        hit_query, hit_lane = (greatest_QL > self._threshold_Q1).nonzero(as_tuple=True)
         lanes_HB = lanes_QLB[hit_query, hit_lane]
         hit, column = (lanes_HB > self._threshold_Q1[hit_query]).nonzero(as_tuple=True)
         if not len(hit):

@@ -39,6 +39,28 @@ def score_pairs(
     return scores_P
 
 
+def score_rows(q_QD: torch.Tensor, doc_ND: torch.Tensor, rows_QK: torch.Tensor) -> torch.Tensor:
+    """Score the same number of documents for every query; the bits of ``score_pairs``, at less cost.
+
+    Args:
+        q_QD: float32 queries.
+        doc_ND: float32 documents, on the same device.
+        rows_QK: int64 row numbers of documents.
+
+    Returns:
+        float32 [Q, K].
+    """
+    scores_QK = torch.empty(rows_QK.shape, dtype=torch.float32, device=q_QD.device)
+    width, dimension = rows_QK.shape[1], q_QD.shape[1]
+    block = max(1, _BLOCK_VALUES // max(1, width * dimension))
+    for start in range(0, len(rows_QK), block):
+        queries = slice(start, start + block)
+        products_PD = doc_ND.index_select(0, rows_QK[queries].reshape(-1))
+        products_PD.view(-1, width, dimension).mul_(q_QD[queries, None])
+        scores_QK[queries] = _halving_sum(products_PD).view(-1, width)
+    return scores_QK
+
+
 def rounding_bound(dimension: int, max_query_norm: float, max_document_norm: float) -> float:
     """Return how far two float32 evaluations of one inner product can lie apart.
 

@@ -18,7 +18,14 @@ import torch
 
 from models.errors import ModelError
 from models.search.backends import SEARCHERS
-from models.search.canonical import best_of_document, order, rounding_bound, score_pairs, tensor_of
+from models.search.canonical import (
+    best_of_document,
+    order,
+    rounding_bound,
+    score_pairs,
+    score_rows,
+    tensor_of,
+)
 
 if TYPE_CHECKING:
     import faiss
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
 _QUERY_BLOCK = 1024
 _RESCAN_QUERIES = 64
 # Scores of one block: few enough to stay in a processor's cache, enough to fill a GPU.
-_DOCUMENT_BLOCKS = {"cpu": 2048, "cuda": 32_768}
+_DOCUMENT_BLOCKS = {"cpu": 8192, "cuda": 32_768}
 
 
 @dataclass(frozen=True)
@@ -153,10 +160,10 @@ class Documents:
 
     def rank(self, q_QD: np.ndarray, rows_QK: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Score rows (int64 [Q, K], -1 where there is none) canonically and return their best k documents."""
-        query, column = np.nonzero(rows_QK >= 0)
-        scores_QK = np.full(rows_QK.shape, -np.inf, np.float32)
         queries = tensor_of(q_QD).to(self.device)
-        scores_QK[query, column] = self._score(queries, query, rows_QK[query, column])
+        found = torch.from_numpy(np.maximum(rows_QK, 0)).to(self.device)
+        scores_QK = score_rows(queries, self.tensor_ND, found).cpu().numpy()
+        scores_QK[rows_QK < 0] = -np.inf
         keep = order if self.max_chunks == 1 else best_of_document
         return keep(scores_QK, self.ordinals(rows_QK), k)
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from cluster.errors import UserError
+from models.errors import ModelError
 from models.inference import embed
 from models.quantization import truncate
 from models.tokenization import Tokens
@@ -19,18 +20,31 @@ class Embedder:
     Args:
         model: What to load.
         config: Token budget of a forward pass, dimension and precision of the result.
+        digest: What the model's files must hash to; None: they belong to an artifact, which checks them.
     """
 
-    def __init__(self, model: LocatedModel, config: EncodeConfig) -> None:
-        self._encoder = model.encoder()
+    def __init__(self, model: LocatedModel, config: EncodeConfig, digest: str | None = None) -> None:
         self._config = config
+        self._problem: UserError | ModelError | None = None
+        try:
+            self._encoder = model.encoder()
+            if digest is not None:
+                # After loading: files exchanged meanwhile are seen as well.
+                _require_files(model.location, digest)
+        except (UserError, ModelError) as error:
+            # Ray tries a constructor that raises again and tells its error as text: the first row raises it.
+            self._problem = error
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the row with `embeddings` in place of the tokens.
 
         Raises:
-            UserError: The model returned a value that is not finite.
+            ModelError: The model cannot be loaded.
+            UserError: Its files are no longer those that the run was planned with, or it returned a value that is
+                not finite.
         """
+        if self._problem is not None:
+            raise self._problem
         started = monotonic()
         tokens = Tokens(
             ids=np.frombuffer(row.pop("ids"), dtype=np.int32),
@@ -55,3 +69,18 @@ class Embedder:
             "tokens": len(tokens.ids),
             "seconds": monotonic() - started,
         }
+
+
+def _require_files(location: str, digest: str) -> None:
+    from models.checkpoint import resolve_model
+    from models.layout import model_digest
+
+    found = model_digest(resolve_model(location))
+    if found != digest:
+        raise UserError(
+            "the model's files changed while the run was under way",
+            where=location,
+            got=f"sha256 {found[:12]}",
+            expected=f"sha256 {digest[:12]}",
+            fix="run the same command again",
+        )

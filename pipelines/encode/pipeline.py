@@ -95,6 +95,7 @@ def _run(work: Work, model: Model, splits: tuple[str, ...], config: EncodeConfig
     chosen = earlier.choose_earlier(writer, work.step.full_identity) if config.reuse else []
     if missing:
         located = model.locate(work.inputs)
+        digest = None if model.trained_by else model.digest
         # One that was removed since it was chosen is done without: its texts are embedded.
         found = [find_committed(writer.storage, key) for key in chosen]
         reader = partial(
@@ -106,7 +107,12 @@ def _run(work: Work, model: Model, splits: tuple[str, ...], config: EncodeConfig
             earlier=[artifact for artifact in found if artifact is not None],
         )
         build = partial(
-            _graph, work=work, num_shards=len(missing), reader=reader, model=located, config=config
+            _graph,
+            work=work,
+            num_shards=len(missing),
+            reader=reader,
+            embedder=(located, config, digest),
+            precision=config.float_precision,
         )
         reused = 0
         for receipt in run_waves(work.session, missing, build):
@@ -184,8 +190,8 @@ def _graph(
     work: Work,
     num_shards: int,
     reader: Callable[[dict[str, Any]], dict[str, Any]],
-    model: LocatedModel,
-    config: EncodeConfig,
+    embedder: tuple[LocatedModel, EncodeConfig, str | None],
+    precision: str,
 ) -> "Dataset":
     from ray.data import ActorPoolStrategy
 
@@ -197,11 +203,11 @@ def _graph(
         shards.map(reader, **tokenize_resources)
         .map(
             Embedder,
-            fn_constructor_args=(model, config),
+            fn_constructor_args=embedder,
             compute=ActorPoolStrategy(min_size=smallest, max_size=largest),
             **work.session.resources("encode"),
         )
-        .map(partial(write_shard, writer=work.writer, precision=config.float_precision), **tokenize_resources)
+        .map(partial(write_shard, writer=work.writer, precision=precision), **tokenize_resources)
     )
 
 

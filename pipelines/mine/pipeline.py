@@ -80,9 +80,7 @@ def _search(
     if isinstance(teacher, Bm25Teacher):
         return lexical_step(data, mine.split, depth, search.range_queries, only)
     if isinstance(teacher, FusedTeacher):
-        return fused_step(
-            data, {of: steps[f"{of}_candidates"] for of in teacher.of}, depth, teacher.constant
-        )
+        return fused_step(data, {of: steps[f"{of}_candidates"] for of in teacher.of}, depth, teacher.constant)
     if isinstance(teacher, RerankerTeacher):
         reranker = Reranker.resolve(teacher.model, shared.session)
         return score_step(data, steps[f"{teacher.over}_candidates"], reranker, mine.split, teacher.scoring)

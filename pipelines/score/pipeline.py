@@ -146,19 +146,9 @@ def _score(
     rows = [row for row in rows if row["row"] not in done]
     total = sum(shard.rows for shard in finished.values())
     work.progress.total(total, "pairs", done=sum(shard.rows for shard in done.values()))
-    if rows:
-        _keep_errors(work.session)
     build = partial(_graph, work=work, num_rows=len(rows), store=store, reranker=reranker)
     for receipt in run_waves(work.session, rows, build):
         work.progress.advance(receipt["pairs"])
-
-
-def _keep_errors(session: "Session") -> None:
-    """Let Ray Data raise what an actor raised: its own error in between loses the pair that a score was not for."""
-    session.prepare_data()
-    from ray.data import DataContext
-
-    DataContext.get_current().raise_original_map_exception = True
 
 
 def _graph(

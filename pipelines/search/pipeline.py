@@ -128,7 +128,7 @@ def _search_graph(tiles: "Dataset", work: Work, task: "DenseTask", num_tiles: in
     smallest, largest = (min(size, num_tiles) for size in work.session.pool("search"))
     return tiles.map(
         Searcher,
-        fn_constructor_args=(work.writer, task),
+        fn_constructor_args=(work.writer, task, work.session.num_threads("search", largest)),
         compute=ActorPoolStrategy(min_size=smallest, max_size=largest),
         **work.session.resources("search"),
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from cluster.artifacts import Artifact, ArtifactWriter, Shard
 from models.precision import device_kind
+from models.search.backends import use_threads
 from models.search.exact import Documents
 from pipelines.search.config import SearchConfig
 from pipelines.search.grid import Grid
@@ -50,10 +51,13 @@ class Searcher:
     Args:
         writer: Where the tiles go.
         task: What they have in common.
+        num_threads: Of this actor.
     """
 
-    def __init__(self, writer: ArtifactWriter, task: DenseTask) -> None:
+    def __init__(self, writer: ArtifactWriter, task: DenseTask, num_threads: int) -> None:
         self._writer, self._task = writer, task
+        # Ray's default, from the processors of the role, would leave cores idle where there are few tiles.
+        use_threads(num_threads, "faiss" if task.centroids else task.config.exact_backend)
         self._pairs = labelled_pairs(task.data, task.split)
         self._query_starts = task.data.first_rows("queries")
         self._group = -1

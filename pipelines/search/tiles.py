@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from cluster.artifacts import Artifact
 from cluster.errors import UserError
+from models.search.canonical import tensor_of
 from models.search.exact import Documents
 from models.search.merge import merge_top_k
 from pipelines import schemas
@@ -32,7 +33,9 @@ def read_documents(embeddings: Artifact, shards: range, device: str) -> Document
         if not first:
             doc_ND = np.empty((len(ids), shard_ND.shape[1]), np.float32)
         stop = first + len(shard_ids)
-        ids[first:stop], doc_ND[first:stop] = shard_ids, shard_ND
+        ids[first:stop] = shard_ids
+        # torch widens float16 four times as fast as numpy.
+        tensor_of(doc_ND[first:stop]).copy_(tensor_of(shard_ND))
         first = stop
     dense = not len(ids) or bool(np.array_equal(ids, np.arange(ids[0], ids[0] + len(ids))))
     if dense:

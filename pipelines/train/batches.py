@@ -5,13 +5,14 @@ answered queries likewise, G documents of the largest group, K teachers, A answe
 dimensions.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from models.losses.batch import Guide, LossBatch
-from pipelines.train.dealing import Inputs, cut_rows, deal, deal_texts, pad
+from pipelines.train.dealing import DealtTexts, Inputs, cut_rows, deal, deal_texts, pad
 from pipelines.train.order import Order
 from pipelines.train.tokens import TokenStore
 
@@ -30,6 +31,7 @@ class RankBatch:
         positive_M: int64, the column of the positive of every gathered row.
         group_BG: int64, the columns of each row's positive and negatives.
         group_mask_BG: bool, False where a group has fewer.
+        log_counts_BN: float32, logarithm of how often a negative stands in the row's group. None: never twice.
         teacher_BGK: float32, the teachers' scores; NaN where there is none.
         teachers: Their names.
         answers_BGA: int64, the columns of the answered queries; -1 for none.
@@ -48,6 +50,7 @@ class RankBatch:
     positive_M: torch.Tensor
     group_BG: torch.Tensor
     group_mask_BG: torch.Tensor
+    log_counts_BN: torch.Tensor | None
     teacher_BGK: torch.Tensor
     teachers: tuple[str, ...]
     answers_BGA: torch.Tensor
@@ -81,6 +84,7 @@ class RankBatch:
             positive_M=self.positive_M.to(device),
             group_BG=self.group_BG.to(device),
             group_mask_BG=self.group_mask_BG.to(device),
+            log_counts_BN=None if self.log_counts_BN is None else self.log_counts_BN.to(device),
             answer_QD=answer_QD,
             answers_BGA=self.answers_BGA.to(device),
             guide=self.guide and self.guide.to(device),
@@ -140,6 +144,7 @@ def rank_batch(
         positive_M=_columns(dealt.column_of, order.positives[rows_M]),
         group_BG=torch.from_numpy(group_BG),
         group_mask_BG=torch.from_numpy(group_mask_BG),
+        log_counts_BN=_log_counts(order, own_rows, dealt),
         teacher_BGK=torch.from_numpy(teacher_BGK),
         teachers=order.teachers,
         answers_BGA=torch.from_numpy(answers_BGA),
@@ -152,6 +157,17 @@ def rank_batch(
 
 def _columns(column_of: dict[int, int], ordinals: np.ndarray) -> torch.Tensor:
     return torch.tensor([column_of[ordinal] for ordinal in ordinals.tolist()])
+
+
+def _log_counts(order: Order, rows: np.ndarray, dealt: DealtTexts) -> torch.Tensor | None:
+    negatives = [order.own_group(row)[1:] for row in rows]
+    if all(len(set(some)) == len(some) for some in negatives):
+        return None
+    counts_BN = np.ones((len(rows), dealt.num_columns), np.float32)
+    for index, some in enumerate(negatives):
+        for document, count in Counter(some).items():
+            counts_BN[index, dealt.column_of[document]] = count
+    return torch.from_numpy(np.log(counts_BN))
 
 
 def _guide(

@@ -1,4 +1,4 @@
-"""What the ranks tell the driver while they train."""
+"""What the ranks and the driver tell each other while the ranks train."""
 
 import math
 from dataclasses import dataclass
@@ -29,40 +29,67 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
-class NonFiniteLoss:
+class Reading:
+    """A step and how fast it went.
+
+    Args:
+        record: Of the step.
+        tokens_per_s: Running mean.
+    """
+
+    record: StepRecord
+    tokens_per_s: float
+
+
+@dataclass(frozen=True)
+class BadLoss:
     """Why the ranks stopped.
 
     Args:
         record: Of the step at which they stopped.
         queries: Ordinals of its global batch.
+        limit: What the loss exceeded for too many steps. None: loss or gradient is not finite.
     """
 
     record: StepRecord
     queries: list[int]
+    limit: float | None = None
 
 
 class Board:
-    """An actor that needs no core: rank 0 posts the newest step, the driver reads it."""
+    """An actor that needs no core: rank 0 posts every step, the driver reads them and may ask for an end."""
 
     def __init__(self) -> None:
-        self._record: StepRecord | None = None
-        self._tokens_per_s = 0.0
-        self._failure: NonFiniteLoss | Exception | None = None
+        self._unread: list[Reading] = []
+        self._tokens_per_s: float | None = None
+        self._failure: BadLoss | Exception | None = None
+        self._stop = False
 
-    def post(self, record: StepRecord, seconds: float, failure: NonFiniteLoss | None) -> None:
-        """Take the newest step, how long it took, and why it is the last one, if it is."""
-        rate = record.tokens / seconds
-        self._tokens_per_s = 0.8 * self._tokens_per_s + 0.2 * rate if self._record else rate
-        self._record, self._failure = record, failure
+    def post(self, record: StepRecord, seconds: float, failure: BadLoss | None) -> bool:
+        """Take the newest step, how long it took, and why it is the last one, if it is.
+
+        Returns:
+            Whether the driver asks for an end.
+        """
+        rate, before = record.tokens / seconds, self._tokens_per_s
+        self._tokens_per_s = rate if before is None else 0.8 * before + 0.2 * rate
+        self._unread.append(Reading(record, self._tokens_per_s))
+        self._failure = self._failure or failure
+        return self._stop
 
     def fail(self, error: Exception) -> None:
         """Take an error that training again would not mend; the first one counts."""
         self._failure = self._failure or error
 
-    def read(self) -> tuple[StepRecord | None, float]:
-        """Return the newest step, if any, and a running mean of tokens/s."""
-        return self._record, self._tokens_per_s
+    def stop(self) -> None:
+        """Ask the ranks to write a checkpoint and end."""
+        self._stop = True
 
-    def failure(self) -> NonFiniteLoss | Exception | None:
+    def read(self) -> list[Reading]:
+        """Return the steps that were not read before."""
+        unread, self._unread = self._unread, []
+        return unread
+
+    def failure(self) -> BadLoss | Exception | None:
         """Return why the training came to an early end, if it did."""
         return self._failure

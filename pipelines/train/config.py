@@ -27,6 +27,17 @@ OWNED_KEYS = {
 }
 """DeepSpeed keys that follow from a field of TrainConfig, and which."""
 
+UNFELT = {
+    "checkpoint_every_steps",
+    "checkpoint_every_minutes",
+    "max_loss_ratio",
+    "max_loss_steps",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+}
+"""Fields of TrainConfig that leave the trained model as it is."""
+
 PLANNED = {"epochs", "batch_size", "num_negatives", "seed"}
 """Fields of TrainConfig that decide the order of the batches."""
 
@@ -60,6 +71,9 @@ class TrainConfig(BaseModel):
     num_negatives: int = Field(default=1, ge=0)
     """Mined negatives of a query in one step, taken in turn where more were mined. 0: in-batch negatives
     only."""
+    max_document_tokens: int | None = Field(default=None, ge=4)
+    """Documents are cut here while training, special tokens counted; the tuned model still reads as many as the model
+    does. Half of them take half the time, and what tells documents apart often stands first. Null: as the model."""
     learning_rate: float = Field(default=2e-5, gt=0, allow_inf_nan=False)
     """Peak of AdamW's learning rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -98,7 +112,22 @@ class TrainConfig(BaseModel):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
     checkpoint_every_steps: int = Field(default=50, ge=1)
-    """A killed run resumes from the last checkpoint; two are kept."""
+    """A killed run resumes from the last checkpoint; two are kept. Ctrl-C writes one before it ends."""
+    checkpoint_every_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Write a checkpoint so long after the last one too. Null: by steps alone."""
+    max_loss_ratio: float | None = Field(default=None, gt=1, allow_inf_nan=False)
+    """Stop, with the ids of the batch, where the loss exceeds this many times the mean of the (at most 50) steps before
+    for `max_loss_steps` steps in a row; 3 is generous, except where the loss comes close to 0. Null: only a loss that
+    is not finite stops."""
+    max_loss_steps: int = Field(default=5, ge=1)
+    """Of max_loss_ratio."""
+    tensorboard: bool = False
+    """Write event files: below the storage root while the training runs, where that is a folder of this machine, and
+    in the artifact, `tensorboard/`, once it is done. Loss, learning rate, gradient norm and tokens/s of every step."""
+    wandb: str | None = Field(default=None, min_length=1)
+    """A project of Weights & Biases that gets the same numbers; wandb must be installed and logged in. Null: none."""
+    mlflow: str | None = Field(default=None, min_length=1)
+    """The tracking URI of MLflow that gets them; credentials belong into the environment. Null: none."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of the order of the groups, the choice of positives and negatives, and dropout."""
     deepspeed: dict[str, JsonValue] = {}

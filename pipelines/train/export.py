@@ -12,6 +12,7 @@ from models.adapters import merge_lora, save_adapter
 from models.checkpoint import load_encoder, resolve_model, save_encoder, verify_export
 from pipelines import schemas
 from pipelines.train.board import StepRecord
+from pipelines.train.card import model_card
 from pipelines.train.engine import Trainable, lora_of, whole_weights
 from pipelines.train.task import TrainTask
 from pipelines.train.tokens import TokenStore, read_texts
@@ -41,6 +42,7 @@ def export(trainable: Trainable, history: list[StepRecord], task: TrainTask) -> 
     with tempfile.TemporaryDirectory(prefix="stope-export-") as directory:
         save_encoder(encoder, directory, source, task.model.prompts, task.model.max_document_tokens)
         verify_export(directory, texts)
+        (Path(directory) / "README.md").write_text(model_card(task, encoder.dimension))
         task.writer.put_directory("model", Path(directory))
     if lora and task.config.lora and task.config.lora.keep_adapter:
         with tempfile.TemporaryDirectory(prefix="stope-adapter-") as directory:

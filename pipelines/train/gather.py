@@ -37,8 +37,9 @@ def gather(own_nD: torch.Tensor) -> torch.Tensor:
     return _Gather.apply(own_nD)
 
 
-def add_up(value: torch.Tensor) -> torch.Tensor:
-    """Return the sum of ``value`` over all ranks, without gradient."""
-    total = value.detach().clone()
+def add_up(loss: torch.Tensor, wish: int) -> tuple[float, int]:
+    """Return the sum over all ranks of a scalar, without gradient, and of a small number that travels with it."""
+    total = torch.stack([loss.detach(), loss.new_tensor(wish)])
     distributed.all_reduce(total)
-    return total
+    value, wishes = total.tolist()
+    return value, round(wishes)

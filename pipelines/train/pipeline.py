@@ -1,11 +1,9 @@
 """Planning and training as steps: the plan decides every batch, the training follows it on Ray Train."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifacts import Artifact, ArtifactWriter
@@ -14,8 +12,9 @@ from cluster.storage import MissingObject
 from models.errors import ModelError
 from pipelines.model import Model
 from pipelines.steps import Step, Work
-from pipelines.train.config import PLANNED, TrainConfig
+from pipelines.train.config import PLANNED, UNFELT, TrainConfig
 from pipelines.train.task import TrainTask
+from pipelines.train.watching import check_watchers
 
 if TYPE_CHECKING:
     from cluster.session import Session
@@ -24,7 +23,6 @@ PLAN_VERSION = 2
 STAGE_VERSION = 2
 MAX_FAILURES = 3
 """Lost workers that one training survives."""
-POLL_S = 0.25
 
 
 def plan_step(
@@ -48,14 +46,14 @@ def plan_step(
         UserError: The recipe's guide is none of ``guides``.
     """
     guide = _guide(config, guides or {})
-    tokens = ("digest", "prompts", "max_query_tokens", "max_document_tokens")
+    tokens = {name: model.identity[name] for name in ("digest", "prompts", "max_query_tokens")}
     return Step(
         stage="plan",
         label=groups.label,
         stage_version=PLAN_VERSION,
         identity={
             "config": config.model_dump(mode="json", include=PLANNED) | {"max_answers": config.max_answers},
-            "model": {name: model.identity[name] for name in tokens},
+            "model": tokens | {"max_document_tokens": _document_tokens(model, config)},
         },
         libraries=("numpy", "tokenizers", "transformers"),
         inputs={"data": data, "groups": groups, **guide, **model.inputs},
@@ -69,10 +67,13 @@ def train_step(plan: Step, model: Model, config: TrainConfig, workers: int) -> S
     Returns:
         A step whose artifact has the files `model/...`, a directory that sentence-transformers and
         transformers load, with float32 weights, and the table `training_steps`; with `lora.keep_adapter` the
-        files `adapter/...` too.
+        files `adapter/...` too, with `tensorboard` the files `tensorboard/...`.
+
+    Raises:
+        UserError: The recipe asks for a logger whose package is not installed.
     """
-    # How often a checkpoint is written leaves the result as it is.
-    settings = config.model_dump(mode="json", exclude={"checkpoint_every_steps"})
+    check_watchers(config)
+    settings = config.model_dump(mode="json", exclude=UNFELT)
     if config.draws_dropout:
         settings["workers"] = workers
     return Step(
@@ -107,6 +108,10 @@ def _guide(config: TrainConfig, guides: Mapping[str, Step]) -> dict[str, Step]:
     return {"guide": guides[config.guide]}
 
 
+def _document_tokens(model: Model, config: TrainConfig) -> int:
+    return config.max_document_tokens or model.config.max_document_tokens
+
+
 def _plan(work: Work, model: Model, config: TrainConfig) -> Artifact:
     from pipelines.train.planning import write_plan
 
@@ -118,7 +123,7 @@ def _plan(work: Work, model: Model, config: TrainConfig) -> Artifact:
         work.writer,
         data,
         groups,
-        model.locate(work.inputs),
+        replace(model.locate(work.inputs), max_document_tokens=_document_tokens(model, config)),
         config,
         work.inputs.get("guide"),
     )
@@ -127,6 +132,7 @@ def _plan(work: Work, model: Model, config: TrainConfig) -> Artifact:
 
 def _train(work: Work, model: Model, config: TrainConfig) -> Artifact:
     from pipelines.train.checks import check_plan
+    from pipelines.train.watching import Training, event_folder, open_loggers
 
     check_plan(work.inputs["plan"].manifest.summary, config)
     work.session.start()
@@ -134,6 +140,7 @@ def _train(work: Work, model: Model, config: TrainConfig) -> Artifact:
 
     from pipelines.train.board import Board
     from pipelines.train.failures import raise_failure
+    from pipelines.train.following import following
 
     plan, data = work.inputs["plan"], work.inputs["data"]
     located = replace(model.locate(work.inputs), dtype=training_dtype(model, config))
@@ -141,12 +148,23 @@ def _train(work: Work, model: Model, config: TrainConfig) -> Artifact:
     threads = work.session.num_threads("train", num_workers(work.session))
     task = TrainTask(plan, data, work.writer, located, config, threads, board)
     num_steps = int(str(plan.manifest.summary["steps"]))
-    with _shown(board, num_steps, work):
-        _fit(task, work.session)
-    raise_failure(ray.get(board.failure.remote()), data)
-    steps = work.writer.finished("training_steps")[0]
+    settings = config.model_dump(mode="json", exclude_defaults=True, exclude=UNFELT)
+    with event_folder(work.writer) as folder:
+        loggers = open_loggers(config, Training(work.step.label, work.step.fingerprint, settings, folder))
+        with following(board, num_steps, work.progress, loggers) as follower:
+            _fit(task, work.session)
+            raise_failure(ray.get(board.failure.remote()), data)
+        steps = work.writer.finished("training_steps").get(0)
+        if follower.stopping and steps is None:
+            raise KeyboardInterrupt
+        assert steps is not None
+        if config.tensorboard:
+            work.writer.put_directory("tensorboard", folder)
     summary = {"steps": steps.rows, "dtype": located.dtype, "device": located.device}
-    return work.commit({"training_steps": 1}, {**summary, "workers": num_workers(work.session)})
+    artifact = work.commit({"training_steps": 1}, {**summary, "workers": num_workers(work.session)})
+    if follower.stopping:
+        raise KeyboardInterrupt
+    return artifact
 
 
 def num_workers(session: "Session") -> int:
@@ -230,33 +248,3 @@ def forget_torn_snapshot(writer: ArtifactWriter, name: str) -> None:
         return
     except ValueError:
         writer.storage.delete(folder)
-
-
-@contextmanager
-def _shown(board: Any, num_steps: int, work: Work) -> Iterator[None]:
-    """Move the progress line on while the training runs in this thread."""
-    import ray
-
-    done = Event()
-
-    def follow() -> None:
-        shown = 0
-        while not done.wait(POLL_S):
-            record, tokens_per_s = ray.get(board.read.remote())
-            if record is not None and record.step + 1 != shown:
-                if not shown:
-                    work.progress.total(num_steps, "steps", done=record.step)
-                    shown = record.step
-                note = f"loss {record.loss:.4f}  {tokens_per_s:,.0f} tokens/s"
-                work.progress.advance(record.step + 1 - shown, note)
-                shown = record.step + 1
-
-    work.progress.total(num_steps, "steps")
-    work.progress.note("starting workers")
-    follower = Thread(target=follow, name="training-progress", daemon=True)
-    follower.start()
-    try:
-        yield
-    finally:
-        done.set()
-        follower.join(timeout=5)

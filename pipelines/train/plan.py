@@ -27,7 +27,8 @@ class Group:
     Args:
         query: Canonical ordinal.
         positives: Canonical documents, distinct.
-        negatives: Canonical documents, distinct, best first, none a known positive of the query.
+        negatives: Canonical documents, best first, none a known positive of the query; one that stands there several
+            times weighs so.
         scores: Document -> one score a teacher, None where it gave none.
         answers: Negative -> other queries that it answers.
     """
@@ -46,7 +47,7 @@ class Row:
     Args:
         query: Its ordinal.
         positive: The document it is to find.
-        negatives: At most `num_negatives` documents; fewer where fewer were mined.
+        negatives: At most `num_negatives` documents, repeats counted; fewer where fewer were mined.
         masked: Documents of the batch, other than its positive, that the query must not push away.
         scores: Of the positive and of each negative, one a teacher.
         answers: Of each negative, the queries it answers.
@@ -78,25 +79,23 @@ def make_groups(
     Args:
         queries: Canonical query of each group.
         positives: Canonical documents of each group.
-        negatives: Canonical documents of each group, best first.
+        negatives: Canonical documents of each group, best first; repeats are meant and stay.
         known: Query -> all of its known positives.
         scores: Document -> scores, of each group. Empty: none were given.
         answers: Negative -> answered queries, of each group. Empty: none are wanted.
 
     Returns:
         The groups that have a positive, in the order of their queries, and the counters
-        `groups_without_positive`, `negatives_known_positive`, `negatives_repeated`.
+        `groups_without_positive` and `negatives_known_positive`.
     """
-    counters = {"groups_without_positive": 0, "negatives_known_positive": 0, "negatives_repeated": 0}
+    counters = {"groups_without_positive": 0, "negatives_known_positive": 0}
     groups: list[Group] = []
     given = zip(scores or [{}] * len(queries), answers or [{}] * len(queries), strict=True)
     for query, own, mined, (scored, answered) in zip(queries, positives, negatives, given, strict=True):
-        kept = [document for document in mined if document not in known[query]]
-        distinct = tuple(dict.fromkeys(kept))
+        kept = tuple(document for document in mined if document not in known[query])
         counters["negatives_known_positive"] += len(mined) - len(kept)
-        counters["negatives_repeated"] += len(kept) - len(distinct)
         if own:
-            groups.append(Group(query, tuple(dict.fromkeys(own)), distinct, scored, answered))
+            groups.append(Group(query, tuple(dict.fromkeys(own)), kept, scored, answered))
         else:
             counters["groups_without_positive"] += 1
     return sorted(groups, key=lambda group: (group.query, group.positives)), counters

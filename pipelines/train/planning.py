@@ -59,15 +59,17 @@ def write_plan(
     of_query = dict(zip(queries.tolist(), query_of.tolist(), strict=True))
     of_document = dict(zip(documents.tolist(), document_of.tolist(), strict=True))
     known = _known_positives(chain(_pairs(used, own), labels), of_query, of_document)
+    distinct = [without_copies(row, of_document) for row in mined]
     cleaned, counters = make_groups(
         [of_query[query] for query in used.tolist()],
         [[of_document[document] for document in row] for row in own],
-        [[of_document[document] for document in row] for row in mined],
+        distinct,
         known,
         [_scores(of_document, [*kept, *other]) for kept, other in zip(positives, negatives, strict=True)],
         [_answers(of_document, of_query, *row) for row in zip(used.tolist(), mined, answered, strict=True)],
     )
     counters |= dropped
+    counters["negatives_of_equal_text"] = sum(map(len, mined)) - sum(map(len, distinct))
     batches = plan_order(cleaned, known, **config.model_dump(include=PLANNED))
     writer.write_shard("order", 0, order_table(batches))
     with tempfile.TemporaryDirectory(prefix="stope-plan-") as directory:
@@ -82,6 +84,7 @@ def write_plan(
         "rows": len(rows),
         "teachers": teacher_names(groups),
         "teacher_scores": teacher_scores(rows),
+        "negatives_repeated": sum(len(row.negatives) - len(set(row.negatives)) for row in rows),
         "negatives_that_answer": sum(bool(queries) for row in rows for queries in row.answers),
         "mean_query_tokens": round(float(query_tokens.tokens.lengths.mean()), 1),
         "mean_document_tokens": round(float(document_tokens.tokens.lengths.mean()), 1),
@@ -117,6 +120,19 @@ def _known_positives(
     for query, document in pairs:
         known[of_query[query]].add(of_document[document])
     return {query: frozenset(positives) for query, positives in known.items()}
+
+
+def without_copies(documents: list[int], of_document: Mapping[int, int]) -> list[int]:
+    """Return the canonical documents of a group without those that have the text of another one before them.
+
+    A document that was chosen several times stays as often: it is to weigh more.
+    """
+    first: dict[int, int] = {}
+    return [
+        of_document[document]
+        for document in documents
+        if first.setdefault(of_document[document], document) == document
+    ]
 
 
 def teacher_names(groups: Artifact) -> list[str]:

@@ -21,12 +21,12 @@ SETTINGS = ["train.epochs=40", "train.zero_stage=2", f"train.checkpoint_every_st
 class Training:
     """One training in a process of its own."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *settings):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         self.log = folder / f"log-{time.monotonic_ns()}.txt"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, str(folder), *SETTINGS],
+                [*COMMAND, str(folder), *SETTINGS, *settings],
                 env=environment,
                 stdout=log,
                 stderr=log,
@@ -54,6 +54,13 @@ class Training:
             seen |= {json.dumps(checkpoint) for checkpoint in self.checkpoints()}
             time.sleep(0.02)
 
+    def wait_for(self, line):
+        deadline = time.monotonic() + 180
+        while not any(each.startswith(line) for each in self.log.read_text().splitlines()):
+            assert self.process.poll() is None, f"ended first:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
     def ranks(self):
         return [process for process in self.family() if "RayTrainWorker" in " ".join(process.cmdline())]
 
@@ -78,8 +85,8 @@ class Training:
 def start():
     started = []
 
-    def launch(folder):
-        started.append(Training(folder))
+    def launch(folder, *settings):
+        started.append(Training(folder, *settings))
         return started[-1]
 
     yield launch
@@ -115,12 +122,30 @@ def test_a_killed_driver_is_resumed_by_the_same_command(start, undisturbed, tmp_
     assert min(again.printed("seen")) > CHECKPOINT_EVERY, "it began anew"
 
 
-def test_ctrl_c_stops_the_ranks_and_says_so(start, tmp_path):
-    training = start(tmp_path)
-    training.wait_for_checkpoints(1)
+def interrupted(training):
+    """Send Ctrl-C and wait until all processes are gone."""
     family = training.family()
     os.kill(training.process.pid, signal.SIGINT)
     assert training.process.wait(60) != 0
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
     assert "KeyboardInterrupt" in training.log.read_text()
+
+
+def test_ctrl_c_saves_first_and_the_same_command_goes_on_from_there(start, undisturbed, tmp_path):
+    training = start(tmp_path, "train.checkpoint_every_steps=1000")
+    training.wait_for("at ")
+    interrupted(training)
+    (saved,) = [len(json.loads(path.read_text())) for path in tmp_path.rglob("steps.json")]
+    again = start(tmp_path)
+    assert again.printed("digests") == undisturbed
+    assert min(again.printed("seen")) > saved
+
+
+def test_ctrl_c_while_the_workers_start_ends_at_once(start, tmp_path):
+    training = start(tmp_path)
+    training.wait_for("scratch ")
+    while not any("TrainController" in " ".join(process.cmdline()) for process in training.family()):
+        assert training.process.poll() is None
+        time.sleep(0.05)
+    interrupted(training)

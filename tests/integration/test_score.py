@@ -143,9 +143,8 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(session, teacher,
     progress = Silent()
     rough = run(store, session, teacher, data_step(), 3, progress)
     assert digests(rough) == digests(shallow)
-    assert progress.seen and progress.seen[-1] == rough.manifest.summary["pairs"] == shallow.num_rows(
-        "candidates"
-    )
+    # What was finished counts from the start; on a slow machine that may be all of it.
+    assert progress.done == rough.manifest.summary["pairs"] == shallow.num_rows("candidates")
     assert sum(rough.read("deltas")["pairs"].to_pylist()) == shallow.manifest.counters["pairs_scored"]
 
 

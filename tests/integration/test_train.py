@@ -1,6 +1,8 @@
 """Training on a real local session: what the artifact holds, how progress is shown, what is refused."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from cluster.artifacts import ArtifactStore
 from cluster.errors import UserError
 from models.checkpoint import load_encoder
 from models.errors import ModelError
+from pipelines.train.card import HERE
+from tests.event_files import events
 from tests.tiny_training import NUM_QUERIES, Silent, compute, digests, local_session, training
 
 NUM_STEPS = 2 * math.ceil(NUM_QUERIES / 16)
@@ -61,7 +65,65 @@ def test_the_model_has_moved_and_is_float32(trained, folder):
 def test_progress_reaches_the_total_and_says_how_it_goes(trained):
     _, _, progress = trained
     assert "starting workers" in progress.notes
-    assert any("loss" in note and "tokens/s" in note for note in progress.notes)
+    assert any(re.search(r"loss [\d.]+  gradient [\d.]+  [\d,]+ tokens/s", note) for note in progress.notes)
+    assert progress.done == NUM_STEPS
+
+
+def test_the_card_loads_the_model_both_ways(trained, folder):
+    _, artifact, _ = trained
+    directory = artifact.directory("model")
+    blocks = re.findall(r"```python\n(.*?)```", (directory / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    of_transformers, of_sentence_transformers = {}, {}
+    exec(blocks[0].replace(HERE, str(directory)), of_sentence_transformers)
+    exec(blocks[1].replace(HERE, str(directory)), of_transformers)
+    assert of_sentence_transformers["scores"].shape == (1, 2)
+    np.testing.assert_allclose(
+        of_transformers["embeddings"].numpy(), of_sentence_transformers["queries"], atol=1e-5
+    )
+    for path in directory.rglob("*.json"):
+        assert str(folder) not in path.read_text(), path.name
+
+
+class Watching(Silent):
+    """Progress that looks for checkpoints whenever it is told of a step."""
+
+    def __init__(self, scratch):
+        super().__init__()
+        self.scratch, self.checkpoints = Path(scratch), set()
+
+    def advance(self, amount=1, note=""):
+        super().advance(amount, note)
+        self.checkpoints |= {path.name for path in self.scratch.glob("*/checkpoint_*") if path.is_dir()}
+
+
+def test_watched_and_saved_by_the_minute_it_is_the_same_training(session, folder, trained):
+    _, quiet, _ = trained
+    settings = {"tensorboard": True, "checkpoint_every_minutes": 1e-4, "checkpoint_every_steps": 1000}
+    step, store = training(folder, session, **settings)["trained"], ArtifactStore(str(folder / "watched"))
+    assert step.fingerprint == quiet.manifest.fingerprint
+    progress = Watching(folder / "watched" / step.key / "scratch")
+    artifact = compute(step, store, session, progress)
+    assert len(progress.checkpoints) > 2
+    files = digests(artifact)
+    (name,) = (name for name in files if name.startswith("tensorboard/"))
+    del files[name]
+    assert files == digests(quiet)
+    table, logged = artifact.read("training_steps").to_pydict(), events(artifact.file(name).parent)
+    for column in ("loss", "learning_rate", "gradient_norm"):
+        assert list(logged[f"train/{column}"].values()) == pytest.approx(table[column], rel=1e-6)
+    assert min(logged["train/tokens_per_s"].values()) > 0
+
+
+def test_a_diverging_loss_names_the_step_and_the_queries(session, folder, trained):
+    losses = trained[1].read("training_steps").column("loss").to_pylist()
+    ratios = [loss / np.mean(losses[:step]) for step, loss in enumerate(losses) if step]
+    worst = int(np.argmax(ratios))
+    limit = 1 + (ratios[worst] - 1) / 2
+    expected = next(step for step, ratio in enumerate(ratios, 1) if ratio > limit)
+    step = training(folder, session, max_loss_ratio=limit, max_loss_steps=1)["trained"]
+    with pytest.raises(UserError, match=rf"step {expected}, queries q\d+, .*diverges"):
+        compute(step, ArtifactStore(str(folder / "diverging")), session, Silent())
 
 
 def test_identical_texts_are_one_document_of_the_plan(trained, store):

@@ -1,5 +1,6 @@
 """Small batches for the tests of the losses, and what a loop over them needs."""
 
+import math
 from dataclasses import fields, replace
 
 import torch
@@ -41,12 +42,29 @@ def make_batch(dtype=torch.float64, num_rows=5, num_documents=9, dimension=6):
     )  # fmt: skip
 
 
+def with_repeats(batch):
+    """Return the batch with documents that stand two and three times in a group."""
+    group_BG, mask_BG = batch.group_BG.repeat(1, 2), batch.group_mask_BG.repeat(1, 2)
+    # The positives' copies, and all copies in the second row but one.
+    mask_BG[:, 3] = mask_BG[1, 4] = False
+    group_BG[2, 5] = group_BG[2, 1]
+    log_counts_BN = torch.zeros(batch.mask_BN.shape, dtype=batch.doc_ND.dtype)
+    for i in range(len(group_BG)):
+        columns = group_BG[i, 1:][mask_BG[i, 1:]].tolist()
+        for column in columns:
+            log_counts_BN[i, column] = math.log(columns.count(column))
+    return replace(
+        batch, group_BG=group_BG, group_mask_BG=mask_BG, log_counts_BN=log_counts_BN,
+        teacher_BG=batch.teacher_BG.repeat(1, 2), answers_BGA=batch.answers_BGA.repeat(1, 2, 1),
+    )  # fmt: skip
+
+
 def rows_of(batch, rows):
     """Return the share of the rank that has ``rows``; what was gathered from all ranks stays as it is."""
     cut = {
         f.name: getattr(batch, f.name)[rows]
         for f in fields(batch)
-        if f.name.rpartition("_")[2].startswith("B")
+        if f.name.rpartition("_")[2].startswith("B") and getattr(batch, f.name) is not None
     }
     guide = batch.guide and replace(batch.guide, q_BE=batch.guide.q_BE[rows])
     return replace(batch, guide=guide, **{n: v for n, v in cut.items() if n != "q_BD"}, q_BD=batch.q_BD[rows])

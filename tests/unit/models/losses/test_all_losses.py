@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.losses import LOSSES
-from tests.unit.models.losses.loss_batches import make_batch, rows_of
+from tests.unit.models.losses.loss_batches import make_batch, rows_of, with_repeats
 
 CASES = {
     "infonce": {"temperature": 0.1},
@@ -56,6 +56,32 @@ def test_parts_add_up_to_the_whole(case):
     batch = make_batch()
     parts = [loss_of(case)(rows_of(batch, rows)) for rows in (slice(0, 2), slice(2, 4), slice(4, 5))]
     assert sum(parts).item() == pytest.approx(loss_of(case)(batch).item(), rel=1e-12)
+
+
+def embedded_again(batch):
+    """Return the batch with a row of doc_ND of its own for every repeat, which no other row sees."""
+    group_BG, mask_BN, doc_ND = batch.group_BG.clone(), batch.mask_BN, batch.doc_ND
+    guide_NE = batch.guide.doc_NE
+    for i, columns in enumerate(batch.group_BG.tolist()):
+        for place, column in enumerate(columns):
+            if batch.group_mask_BG[i, place] and column in columns[1:place]:
+                group_BG[i, place] = len(doc_ND)
+                doc_ND, guide_NE = (torch.cat([each, each[[column]]]) for each in (doc_ND, guide_NE))
+                seen_B1 = torch.zeros(len(mask_BN), 1, dtype=torch.bool)
+                seen_B1[i] = batch.mask_BN[i, column]
+                mask_BN = torch.cat([mask_BN, seen_B1], 1)
+    return replace(
+        batch, group_BG=group_BG, mask_BN=mask_BN, doc_ND=doc_ND, log_counts_BN=None,
+        guide=replace(batch.guide, doc_NE=guide_NE),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_repeated_negative_counts_as_if_it_were_embedded_again(case):
+    batch = with_repeats(make_batch())
+    assert (batch.log_counts_BN > 0.5).sum() > 4
+    expected = loss_of(case)(embedded_again(batch))
+    assert loss_of(case)(batch).item() == pytest.approx(expected.item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -9,7 +9,7 @@ import torch
 from models.errors import ModelError
 from models.losses.batch import LossBatch
 from models.losses.infonce import infonce
-from tests.unit.models.losses.loss_batches import dot, group_of, make_batch, mean_of
+from tests.unit.models.losses.loss_batches import dot, group_of, make_batch, mean_of, with_repeats
 
 ALL = ("q-d", "q-q", "d-d", "d-q")
 
@@ -22,9 +22,9 @@ def naive(
     def loss_of_row(i):
         own = int(batch.positive_B[i])
         positive = dot(batch.q_BD[i], batch.doc_ND[own])
+        group = [column for column, _ in group_of(batch, i)]
         documents = [j for j in range(len(batch.doc_ND)) if j != own and batch.mask_BN[i, j]]
-        if not in_batch:
-            documents = [j for j in documents if j in [column for column, _ in group_of(batch, i)]]
+        documents = [j for j in documents for _ in range(max(group.count(j), 1 if in_batch else 0))]
         others = [j for j in range(len(batch.q_BD)) if batch.other_BM[i, j]]
         sides = {
             "q-d": (batch.q_BD[i], guide.q_BE[i], batch.doc_ND, guide.doc_NE, documents),
@@ -72,6 +72,20 @@ def test_without_in_batch_negatives_a_row_has_its_own_group_alone():
     loss = infonce(batch, temperature=0.2, in_batch_negatives=False)
     assert loss.item() == pytest.approx(naive(batch, 0.2, in_batch=False), rel=1e-9)
     assert naive(batch, 0.2) > loss.item()
+
+
+@pytest.mark.parametrize(
+    ("partitions", "in_batch"), [(("q-d",), True), (("q-d",), False), (("d-d", "d-q"), True), (ALL, True)]
+)
+def test_a_repeated_negative_counts_as_often_as_it_stands_in_the_group(partitions, in_batch):
+    batch = with_repeats(replace(make_batch(), mask_BN=torch.ones(5, 9, dtype=torch.bool)))
+    options = {"hardness": 2.0, "partitions": partitions}
+    loss = infonce(batch, temperature=0.2, in_batch_negatives=in_batch, **options)
+    assert loss.item() == pytest.approx(naive(batch, 0.2, in_batch=in_batch, **options), rel=1e-9)
+    once = infonce(
+        replace(batch, log_counts_BN=None), temperature=0.2, in_batch_negatives=in_batch, **options
+    )
+    assert loss.item() > once.item() + 1e-3
 
 
 def test_the_weight_of_a_hard_negative_has_no_gradient_of_its_own():

@@ -124,6 +124,28 @@ def test_groups_scores_answers_and_other_queries_go_with_their_rows(world):
     }
 
 
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_repeats_are_embedded_once_and_counted_in_their_own_row(world):
+    rows = [Row(1, 10, (20, 21, 20, 20)), Row(2, 11, (20, 22, 22)), Row(3, 12, (23,)), Row(4, 13, ())]
+    order = Order.from_table(order_table([rows]))
+    ranks = [
+        rank_batch(order, 0, rank, world, texts(range(1, 8)), texts(range(8, 40))) for rank in range(world)
+    ]
+    documents = [d for rank in ranks for d in first_tokens(parts(rank)[1])]
+    distinct = {10, 11, 12, 13, 20, 21, 22, 23}
+    assert set(documents) == distinct and len(documents) < len(distinct) + world
+    for rank in ranks:
+        queries = first_tokens(parts(rank)[0])
+        if not {1, 2} & set(queries):
+            assert rank.log_counts_BN is None
+            continue
+        counts_BN = rank.log_counts_BN.exp().round().int().tolist()
+        for query, counts in zip(queries, counts_BN, strict=True):
+            found = {d: count for d, count in zip(documents, counts, strict=True) if count > 1}
+            assert found == {1: {20: 3}, 2: {22: 2}}.get(query, {})
+    assert all(rank.log_counts_BN is None for rank in shares(0, world))
+
+
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_a_guide_embeds_every_text_where_it_stands(world):
     order = Order.from_table(order_table([SCORED]), ())

@@ -17,7 +17,8 @@ from pipelines.train.engine import deepspeed_config
         ("loss", {"name": "matryoshka", "dimensions": [8], "weights": [1, 2]}), ("lora", {"rank": 0}),
         ("loss", {"name": "matryoshka", "dimensions": [8], "of": {"name": "matryoshka", "dimensions": [4]}}),
         ("loss", {"in_batch_negatives": False, "partitions": ["q-q"]}), ("only_train", []), ("offload", "weights"),
-         ("checkpoint_every_steps", 0), ("learning_rat", 1e-5),
+        ("checkpoint_every_steps", 0), ("checkpoint_every_minutes", 0), ("max_loss_ratio", 1.0), ("max_loss_steps", 0),
+        ("wandb", ""), ("mlflow", ""), ("learning_rat", 1e-5),
     ],
 )  # fmt: skip
 def test_refuses(key, value):

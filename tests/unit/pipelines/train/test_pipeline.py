@@ -1,5 +1,7 @@
 """What surrounds the training: steps keyed by what matters, a torn note of Ray Train's forgotten."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from cluster.artifacts import ArtifactStore
@@ -7,7 +9,7 @@ from cluster.errors import UserError
 from models.prompts import Prompts
 from pipelines.model import Model, ModelConfig
 from pipelines.steps import Step
-from pipelines.train.config import TrainConfig
+from pipelines.train.config import UNFELT, TrainConfig
 from pipelines.train.pipeline import forget_torn_snapshot, plan_step, train_step, training_dtype
 
 
@@ -42,8 +44,19 @@ def test_answers_and_a_guide_are_part_of_the_plan():
     assert guided.inputs["guide"] is words and guided.fingerprint != plan.fingerprint
 
 
-def test_how_often_a_checkpoint_is_written_changes_nothing():
-    assert steps(checkpoint_every_steps=7)[1].fingerprint == steps()[1].fingerprint
+def test_how_a_training_is_kept_and_watched_changes_nothing():
+    changes = {
+        "checkpoint_every_steps": 7, "checkpoint_every_minutes": 0.5, "max_loss_ratio": 3.0, "max_loss_steps": 2,
+        "tensorboard": True, "wandb": "mine", "mlflow": "http://localhost",
+    }  # fmt: skip
+    assert changes.keys() == UNFELT
+    assert all(TrainConfig.model_fields[key].default != value for key, value in changes.items())
+    absent = {key for key in ("wandb", "mlflow") if find_spec(key) is None}
+    kept = {key: value for key, value in changes.items() if key not in absent}
+    assert steps(**kept)[1].fingerprint == steps()[1].fingerprint
+    for key in absent:
+        with pytest.raises(UserError, match=f"pip install {key}"):
+            steps(**{key: changes[key]})
 
 
 @pytest.mark.parametrize(

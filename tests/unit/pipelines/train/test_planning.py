@@ -14,7 +14,7 @@ from pipelines.model import LocatedModel
 from pipelines.steps import Step
 from pipelines.train.config import TrainConfig
 from pipelines.train.order import Order
-from pipelines.train.planning import allowed_answers, write_plan
+from pipelines.train.planning import allowed_answers, without_copies, write_plan
 from pipelines.train.tokens import TokenStore
 from tests.tiny_training import NUM_QUERIES, Silent, compute, data_step, groups_step, make_model
 
@@ -74,6 +74,11 @@ def test_answers_are_in_the_plan_where_a_loss_needs_them(made):
             expected = 10 if doc == 1 else doc - 60
             assert answers == ([expected] if (doc % 3 or doc == 1) and expected != row["query"] else [])
     assert artifact.manifest.summary["negatives_that_answer"] > 50
+
+
+def test_a_repeated_document_stays_and_a_copy_of_a_text_goes():
+    of_document = {1: 1, 2: 2, 5: 5, 70: 1, 71: 5}
+    assert without_copies([1, 2, 1, 70, 1, 71, 5, 71], of_document) == [1, 2, 1, 1, 5, 5]
 
 
 def test_answers_of_another_split_and_beyond_the_limit_are_counted(made):

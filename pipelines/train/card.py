@@ -1,0 +1,128 @@
+"""The README of a trained model: what it was made of and how it is loaded. It names no path of the machine."""
+
+from pathlib import Path
+
+import yaml
+
+from pipelines.train.config import UNFELT
+from pipelines.train.task import TrainTask
+
+HERE = "path/to/this/directory"
+POOLED = {
+    "mean": 'mask = batch["attention_mask"].unsqueeze(-1)\nembeddings = (states * mask).sum(1) / mask.sum(1)',
+    "cls": "embeddings = states[:, 0]",
+    "last": 'last = batch["attention_mask"].sum(1) - 1\nembeddings = states[torch.arange(len(last)), last]',
+}
+"""Pooler -> how it is written with transformers alone."""
+
+_CARD = """\
+---
+{front}---
+
+# {name}
+
+A text-embedding model: {base}, fine-tuned on mined hard negatives by Stope.
+
+| | |
+|---|---|
+| base model | {base} |
+| data | `{data}`, groups `{groups}` |
+| training | {rows:,} rows in {steps:,} steps |
+| embedding | {dimension} dimensions, {pooling} pooling, unit length |
+| texts are cut at | {query_tokens} tokens (query), {document_tokens} tokens (document) |
+| prompt of a query | {query_prompt} |
+| prompt of a document | {document_prompt} |
+
+## Use
+
+With sentence-transformers:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{here}")
+queries = model.encode_query(["a question"])
+documents = model.encode_document(["a text that answers it", "another text"])
+scores = queries @ documents.T
+```
+
+With transformers alone{caution}:
+
+```python
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{here}", padding_side="right")
+model = AutoModel.from_pretrained("{here}", dtype=torch.float32).eval()
+texts = [{query_prefix!r} + "a question"]
+batch = tokenizer(texts, padding=True, truncation=True, max_length={query_tokens}, return_tensors="pt")
+with torch.no_grad():
+    states = model(**batch).last_hidden_state
+{pooled}
+embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
+```
+
+## Metrics
+
+They are measured after the training, so they are not here: `stope report RUN` shows them, and the artifact of the
+stage `evaluate` that was made with `{key}` holds them as a table.
+
+## Settings
+
+```yaml
+{settings}```
+"""
+
+
+def model_card(task: TrainTask, dimension: int) -> str:
+    """Return the text of README.md.
+
+    Args:
+        task: What was trained, on what, and how.
+        dimension: Of the embeddings.
+    """
+    base, on_hub = public_name(task.model.location)
+    front: dict[str, object] = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+    }
+    if on_hub:
+        front["base_model"] = base
+    prompts, plan = task.model.prompts, task.plan.manifest
+    # DeepSpeed's own settings may name folders.
+    settings = task.config.model_dump(mode="json", exclude=UNFELT | {"deepspeed"})
+    named = bool(prompts.query or prompts.document)
+    apart = named and task.model.pooling == "mean" and not prompts.pooled
+    return _CARD.format(
+        front=yaml.safe_dump(front, sort_keys=False),
+        name=task.writer.label,
+        base=base,
+        data=task.data.manifest.key.rpartition("/")[2],
+        groups=plan.inputs["groups"].rpartition("/")[2],
+        rows=plan.summary["rows"],
+        steps=plan.summary["steps"],
+        dimension=dimension,
+        pooling=task.model.pooling,
+        query_tokens=task.model.max_query_tokens,
+        document_tokens=task.model.max_document_tokens,
+        query_prompt=f"`{prompts.query}`" if prompts.query else "none",
+        document_prompt=f"`{prompts.document}`" if prompts.document else "none",
+        here=HERE,
+        caution=" (the prompt is pooled here, and left out above)" if apart else "",
+        query_prefix=prompts.query,
+        pooled=POOLED[task.model.pooling],
+        key=task.writer.key,
+        settings=yaml.safe_dump({"train": settings}, sort_keys=False),
+    )
+
+
+def public_name(location: str) -> tuple[str, bool]:
+    """Return what a model is called outside this machine, and whether it is an id of the hub.
+
+    Args:
+        location: A directory, a hub id or `package:<module>`; of a directory only its own name is told.
+    """
+    if location.startswith("package:"):
+        return location.removeprefix("package:"), False
+    path = Path(location).expanduser()
+    return (path.resolve().name, False) if path.is_dir() else (location, True)

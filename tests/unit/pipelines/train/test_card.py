@@ -1,0 +1,70 @@
+"""The README of a trained model: what it says, and what it must not."""
+
+import pytest
+import yaml
+
+from cluster.artifacts import ArtifactStore
+from models.prompts import Prompts
+from pipelines.model import LocatedModel
+from pipelines.train.card import model_card, public_name
+from pipelines.train.config import TrainConfig
+from pipelines.train.planning import write_plan
+from pipelines.train.task import TrainTask
+from tests.tiny_training import Silent, compute, data_step, groups_step, make_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("card")
+
+
+@pytest.fixture(scope="module")
+def card(folder):
+    make_model(folder / "tiny-bert")
+    store, data = ArtifactStore(str(folder / "store")), data_step()
+    groups = groups_step(data)
+    steps = [compute(step, store, None, Silent()) for step in (data, groups)]
+    config = TrainConfig(
+        num_negatives=2, temperature=0.02, wandb="secret-project", lora={"rank": 4},
+        deepspeed={"zero_optimization": {"offload_param": {"nvme_path": "/mnt/fast"}}},
+    )  # fmt: skip
+    model = LocatedModel(str(folder / "tiny-bert"), "mean", Prompts("find: ", ""), 16, 48, "float32", "cpu")
+    writer = store.open("plan", "tiny", "0" * 20)
+    summary, counters = write_plan(writer, *steps, model, config)
+    plan = writer.commit(
+        stage_version=1, num_shards={"order": 1}, identity={}, summary=summary, counters=counters,
+        inputs={"groups": groups.key},
+    )  # fmt: skip
+    task = TrainTask(plan, steps[0], store.open("train", "tiny-tuned", "1" * 20), model, config, 1, None)
+    return model_card(task, 32)
+
+
+def test_it_says_what_the_model_was_made_of(card):
+    _, front, text = card.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity",
+    }  # fmt: skip
+    for words in ("| base model | tiny-bert |", "60 rows in 1 steps", "`tiny-", "`find: `", "32 dimensions",
+                  "16 tokens (query), 48 tokens (document)", "train/tiny-tuned-1111", "stope report"):  # fmt: skip
+        assert words in text, words
+    settings = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])["train"]
+    assert settings["temperature"] == 0.02 and settings["lora"]["rank"] == 4
+    assert settings["loss"][0]["name"] == "infonce"
+
+
+def test_it_names_no_path_and_no_account(card, folder):
+    for secret in (str(folder), str(folder.parent), "/mnt", "secret-project", "/tmp"):
+        assert secret not in card, secret
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [("package:some_model", ("some_model", False)), ("org/name", ("org/name", True))],
+)
+def test_a_model_goes_by_its_public_name(location, expected):
+    assert public_name(location) == expected
+
+
+def test_of_a_directory_its_own_name_is_told(tmp_path):
+    (tmp_path / "private" / "mine").mkdir(parents=True)
+    assert public_name(str(tmp_path / "private" / "mine")) == ("mine", False)
