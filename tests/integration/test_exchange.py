@@ -88,7 +88,8 @@ def test_labeled_pairs_have_one_label_column(mined, model, tmp_path):
 
 
 def test_datasets_loads_what_is_exported(mined, tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     rows = exported(mined, tmp_path / "mined.parquet")
     loaded = datasets.load_dataset("parquet", data_files=str(tmp_path / "mined.parquet"), split="train")
     assert loaded.to_list() == rows
