@@ -56,7 +56,11 @@ def survey(steps: Mapping[str, Step], targets: Sequence[str], store: ArtifactSto
         Step name -> ``"cached"``, ``"partial (5 of 9 shards)"``, ``"to run"`` or ``"not needed"``.
     """
     states: dict[str, str] = {}
+    told: set[str] = set()
     for name, step, needed in _in_order(steps, targets, store):
+        if step.key in told:  # under another name
+            continue
+        told.add(step.key)
         if store.find(step.stage, step.label, step.fingerprint):
             states[name] = "cached"
         elif needed:
