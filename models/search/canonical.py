@@ -7,6 +7,8 @@ one, which IEEE 754 rounds alike everywhere, in an order that depends on the dim
 Shapes: Q queries, N documents, D dimensions, K candidates a query, P pairs.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
@@ -112,9 +114,12 @@ def best_of_document(scores_QK: np.ndarray, docs_QK: np.ndarray, k: int) -> tupl
 
 def tensor_of(x_ND: np.ndarray) -> torch.Tensor:
     """Return the array as a tensor over the same memory, which must not be written to."""
-    # torch warns of arrays that lie in read-only memory, such as a mapped file.
-    writable = x_ND if x_ND.flags.writeable else np.lib.stride_tricks.as_strided(x_ND, writeable=True)
-    return torch.from_numpy(writable)
+    if x_ND.flags.writeable:
+        return torch.from_numpy(x_ND)
+    # torch warns of read-only arrays, such as a mapped file or a column of a table. The same memory is shown to it
+    # as writable, by an owner that keeps the array.
+    interface = {**x_ND.__array_interface__, "data": (x_ND.__array_interface__["data"][0], False)}
+    return torch.from_numpy(np.asarray(SimpleNamespace(__array_interface__=interface, array=x_ND)))
 
 
 def _halving_sum(x_PD: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,15 @@
+import gc
 import itertools
+import warnings
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from models.errors import ModelError
 from models.search import exact
-from models.search.canonical import rounding_bound, score_pairs
+from models.search.canonical import rounding_bound, score_pairs, tensor_of
 from models.search.exact import SEARCHERS, Documents, pair_scores, top_k
 from models.search.index import add_embeddings, build_index, read_index, write_index
 from models.search.merge import merge_top_k
@@ -158,6 +161,18 @@ def test_float16_embeddings_are_searched_as_float32(embeddings):
     expected = brute_force(q_QD.astype(np.float32), doc_ND.astype(np.float32), 5)
     doc_ND.flags.writeable = False
     assert np.array_equal(top_k(q_QD, doc_ND, 5)[1], expected[1])
+
+
+def test_read_only_memory_is_taken_as_it_is_and_kept_alive():
+    column = pa.array(np.arange(12, dtype=np.float16)).to_numpy()
+    assert not column.flags.writeable
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tensor = tensor_of(column.reshape(3, 4))
+    assert tensor.data_ptr() == column.__array_interface__["data"][0]
+    del column
+    gc.collect()
+    assert tensor.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
 def test_refusals(embeddings):
