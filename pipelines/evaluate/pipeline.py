@@ -12,7 +12,7 @@ from cluster.errors import UserError
 from pipelines import schemas
 from pipelines.evaluate.bootstrap import Interval, mean_interval, paired_difference
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.metrics import PerQuery, Ranking, Relevance, per_query_metrics
+from pipelines.metrics import PerQuery, Ranking, Relevance, per_query_metrics
 from pipelines.steps import Step, Work
 
 STAGE_VERSION = 1

@@ -61,7 +61,7 @@ def _of_recipe(config: DataConfig, store: ArtifactStore, advance: Callable[[int]
 
 def _collection(config: DataConfig) -> Collection:
     if isinstance(config, BeirConfig):
-        return read_beir(beir_files(config))
+        return read_beir(beir_files(config), config.task)
     if isinstance(config, PairsConfig):
         return read_pairs(config, pairs_file(config)["pairs"])
     if isinstance(config, DocstringsConfig):

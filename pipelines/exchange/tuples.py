@@ -21,7 +21,7 @@ UNSCORED = "rows with a missing score (--no-scores keeps them)"
 
 
 def write_pairs(path: Path, judged: Judged, advance: Callable[[int], None]) -> dict[str, int]:
-    """Write (anchor, positive), one row a judgment.
+    """Write (anchor, positive), one row a judgment above zero.
 
     Returns:
         Rows written, by file.
@@ -29,10 +29,14 @@ def write_pairs(path: Path, judged: Judged, advance: Callable[[int], None]) -> d
     rows = 0
     schema = pa.schema([("anchor", pa.string()), ("positive", pa.string())])
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for query_J, doc_J, _ in judged.batches():
-            columns = [judged.query_texts.take(query_J), judged.document_texts.take(doc_J)]
+        for query_J, doc_J, relevance_J in judged.batches():
+            positive = relevance_J > 0
+            columns = [
+                judged.query_texts.take(query_J[positive]),
+                judged.document_texts.take(doc_J[positive]),
+            ]
             writer.write_table(pa.table(columns, names=schema.names).cast(schema))
-            rows += len(query_J)
+            rows += int(positive.sum())
             advance(len(query_J))
     return {path.name: rows}
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.errors import UserError
-from pipelines.ingest.config import SPLITS, BeirConfig, BeirFiles
+from pipelines.ingest.config import SPLITS, BeirConfig, BeirFiles, Task
 from pipelines.ingest.readers import existing, read_records, require_columns
 from pipelines.ingest.rows import BadRow, Collection, Document, Judgment, Query
 from pipelines.ingest.validate import (
@@ -86,13 +86,13 @@ def _either(folder: Path, role: str) -> Path:
     return found[0] if found else existing(candidates[0], role)
 
 
-def read_beir(files: dict[str, Path]) -> Collection:
-    """Return the collection of the files by role."""
+def read_beir(files: dict[str, Path], task: Task = "retrieval") -> Collection:
+    """Return the collection of the files by role; the task decides which judgments count."""
     qrels = {role.removeprefix("qrels/"): path for role, path in files.items() if role.startswith("qrels/")}
     return Collection(
         documents=lambda: _documents(files["corpus"]),
         queries=lambda: _queries(files["queries"]),
-        judgments=lambda: (row for split, path in qrels.items() for row in _judgments(path, split)),
+        judgments=lambda: (row for split, path in qrels.items() for row in _judgments(path, split, task)),
     )
 
 
@@ -124,7 +124,7 @@ def _queries(path: Path) -> Iterator[Query | BadRow]:
             yield bad_row(path.name, record, error)
 
 
-def _judgments(path: Path, split: str) -> Iterator[Judgment | BadRow]:
+def _judgments(path: Path, split: str, task: Task) -> Iterator[Judgment | BadRow]:
     source = f"qrels/{path.name}"
     for record in read_records(path, source, _QREL_COLUMNS):
         if isinstance(record, BadRow):
@@ -136,7 +136,7 @@ def _judgments(path: Path, split: str) -> Iterator[Judgment | BadRow]:
                 record.row,
                 identifier(record, "query-id"),
                 identifier(record, "corpus-id"),
-                relevance(record, "score"),
+                relevance(record, "score", task),
                 split,
             )
         except RowError as error:

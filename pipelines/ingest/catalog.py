@@ -53,9 +53,10 @@ def read_catalog(collection: Collection, config: JudgedConfig) -> Catalog:
         query_rows.append((query.source, query.row, query.query_id))
     _refuse_empty(queries, "queries", config, quarantine)
 
-    usable = _judgments(collection, queries, documents, config, quarantine)
+    judged = _judgments(collection, queries, documents, config, quarantine)
     answered = np.zeros(len(queries), bool)
-    answered[usable.query] = True
+    answered[judged.query[judged.relevance > 0]] = True
+    usable = judged.take(answered[judged.query])
     for number in np.flatnonzero(~answered):
         source, row, query_id = query_rows[number]
         quarantine.add(source, row, "no positive in any split", query_id)
@@ -75,6 +76,7 @@ def read_catalog(collection: Collection, config: JudgedConfig) -> Catalog:
     kept_queries = np.zeros(len(queries), bool)
     kept_queries[chosen.query] = True
     left_out = {
+        "left out: judgments of queries without a positive": len(judged.query) - len(usable.query),
         "left out: queries beyond max_queries": len(np.unique(usable.query)) - len(np.unique(fewer.query)),
         "left out: queries beyond limit": len(np.unique(fewer.query)) - int(kept_queries.sum()),
         "left out: documents beyond limit": int((~kept_docs).sum()),

@@ -10,6 +10,11 @@ from pipelines.schemas import Split
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
+Task = Literal["retrieval", "classification", "clustering", "sts", "nli", "bitext"]
+
+JUDGED_NEGATIVES: tuple[Task, ...] = ("sts", "nli")
+"""Tasks whose pairs of no relevance say something: they were chosen to be hard."""
+
 
 class _Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -36,8 +41,9 @@ class SplitRatios(_Config):
 
 
 class _Source(_Config):
-    task: Literal["retrieval"] = "retrieval"
-    """What a query asks for; training batches are made of one task at a time."""
+    task: Task = "retrieval"
+    """What a query asks for; mining has rules of its own for some tasks, and training may make batches of one task at a
+    time. Pairs of sts and nli that are judged not relevant (0 or less) are kept: they are the negatives."""
     language: str | None = None
     """Language code of all texts, such as "en"; null when unknown or mixed."""
     limit: int | None = Field(default=None, ge=1)

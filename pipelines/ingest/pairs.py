@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.ingest.config import PairColumns, PairsConfig, SplitRatios
+from pipelines.ingest.config import PairColumns, PairsConfig, SplitRatios, Task
 from pipelines.ingest.readers import existing, read_records, require_columns
 from pipelines.ingest.rows import BadRow, Collection, Document, Judgment, Query
 from pipelines.ingest.split import split_queries
@@ -130,7 +130,7 @@ def pairs_file(config: PairsConfig) -> dict[str, Path]:
 
 def read_pairs(config: PairsConfig, path: Path) -> Collection:
     """Return the file as a collection; where no row has a split, all are drawn by ``splits``."""
-    pairs = list(_pairs(path, config.columns))
+    pairs = list(_pairs(path, config.columns, config.task))
     drawn = not any(isinstance(pair, Pair) and pair.split for pair in pairs)
     if not drawn:
         pairs = [_with_split(pair, path.name) for pair in pairs]
@@ -153,7 +153,7 @@ def _with_split(pair: Pair | BadRow, source: str) -> Pair | BadRow:
     return BadRow(source, pair.row, "no split, unlike other rows", f"{pair.query}\t{pair.document}")
 
 
-def _pairs(path: Path, columns: PairColumns) -> Iterator[Pair | BadRow]:
+def _pairs(path: Path, columns: PairColumns, task: Task) -> Iterator[Pair | BadRow]:
     wanted = (columns.query, columns.document, columns.score, columns.split, columns.title)
     for record in read_records(path, path.name, wanted):
         if isinstance(record, BadRow):
@@ -168,7 +168,7 @@ def _pairs(path: Path, columns: PairColumns) -> Iterator[Pair | BadRow]:
                 query=content(record, columns.query),
                 document=content(record, columns.document),
                 title=optional_content(record, columns.title),
-                relevance=relevance(record, columns.score, default=1.0),
+                relevance=relevance(record, columns.score, task, default=1.0),
                 split=SPLIT_NAMES.get(split, ""),
             )
         except RowError as error:

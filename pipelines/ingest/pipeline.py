@@ -57,7 +57,7 @@ def ingest_step(config: DataConfig) -> Step:
     elif isinstance(config, BeirConfig):
         files = beir_files(config)
         sources = _digests(files)
-        read = partial(read_beir, files)
+        read = partial(read_beir, files, config.task)
     else:
         files = pairs_file(config)
         sources = _digests(files)

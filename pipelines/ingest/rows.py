@@ -41,7 +41,7 @@ class Query(NamedTuple):
 
 
 class Judgment(NamedTuple):
-    """One document judged relevant to one query."""
+    """What one document is to one query."""
 
     source: str
     row: int

@@ -18,7 +18,7 @@ class Judgments:
     Args:
         query: int64 [J].
         doc: int64 [J].
-        relevance: float32 [J], above zero.
+        relevance: float32 [J], above zero; at most zero for a pair that is judged a negative.
         split: int8 [J], position in SPLITS.
     """
 

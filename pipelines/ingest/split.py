@@ -9,7 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pipelines.ingest.config import SPLITS, SplitRatios
-from pipelines.ingest.near_duplicates import near_duplicates
+from pipelines.near_duplicates import near_duplicates
 from pipelines.schemas import Split
 
 # Queries are short: they are alike when they share this much of their words, whatever the order.

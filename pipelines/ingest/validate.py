@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from math import isfinite
 
+from pipelines.ingest.config import JUDGED_NEGATIVES, Task
 from pipelines.ingest.readers import NOT_UTF8, Record, is_utf8
 from pipelines.ingest.rows import BadRow, Document, Judgment, Quarantine, Query
 
@@ -67,11 +68,11 @@ def optional_content(values: Record, column: str) -> str | None:
     return content(values, column)
 
 
-def relevance(values: Record, column: str, default: float | None = None) -> float:
-    """Return a relevance above zero.
+def relevance(values: Record, column: str, task: Task, default: float | None = None) -> float:
+    """Return a relevance; at most zero only for a task that makes negatives of such pairs.
 
     Raises:
-        RowError: It is absent without a default, not a finite number, or judges the document not relevant.
+        RowError: It is absent without a default, not a finite number, or says nothing to this task.
     """
     value = values.values.get(column)
     if value is None or value == "":
@@ -84,7 +85,7 @@ def relevance(values: Record, column: str, default: float | None = None) -> floa
         raise RowError(f"{column} is not a number") from error
     if not isfinite(number) or abs(number) > 3e38:
         raise RowError(f"{column} is not a finite number")
-    if number <= 0:
+    if number <= 0 and task not in JUDGED_NEGATIVES:
         raise RowError("judged not relevant")
     return number
 

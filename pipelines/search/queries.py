@@ -66,9 +66,14 @@ def find_targets(data: Artifact, split: str, range_queries: int, only: Artifact 
 
 
 def labelled_pairs(data: Artifact, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labelled pairs of a split, each once: queries, int64 [P] ascending, and documents, int64 [P]."""
-    qrels = data.read("qrels", columns=["query", "doc", "split"])
-    pairs = qrels.filter(pc.equal(qrels.column("split"), split))
+    """Return the labelled pairs of a split that are judged relevant, each once.
+
+    Returns:
+        Queries, int64 [P] ascending, and documents, int64 [P].
+    """
+    qrels = data.read("qrels", columns=["query", "doc", "relevance", "split"])
+    judged = pc.and_(pc.equal(qrels.column("split"), split), pc.greater(qrels.column("relevance"), 0))
+    pairs = qrels.filter(judged)
     query, doc = (pairs.column(name).to_numpy() for name in ("query", "doc"))
     pairs_P2 = np.unique(np.stack([query, doc], axis=1), axis=0)
     return np.ascontiguousarray(pairs_P2[:, 0]), np.ascontiguousarray(pairs_P2[:, 1])

@@ -120,8 +120,8 @@ class SelectConfig(BaseModel):
     """Whether queries of some tasks follow rules of their own: classification and bitext take the nearest documents
     unfiltered; sts and nli take labelled negatives first (`max_negative_relevance`). False: one rule for all."""
     max_negative_relevance: Finite | None = None
-    """Tasks sts and nli: a labelled pair of at most this relevance is a negative, not a positive. Null: 0 for nli;
-    for sts, whose scale only the data knows, no pair is."""
+    """Tasks sts and nli: a labelled pair of at most this relevance is a negative, not a positive. Null: 0; sts often
+    says 0 to 5, where 2 is a better bound."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of all draws; every query (or example) draws from a generator of its own."""
 

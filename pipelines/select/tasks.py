@@ -7,7 +7,7 @@ Linq-Embed-Mistral (arXiv 2412.03223), section 3.1, on negatives by task. What i
 - classification: a document is a label, so two classes differ in their text; where documents are examples, ingest
   would have to read each one's class into a column, and the task is clustering.
 - clustering: only documents with the text of a positive are known to be of its class.
-- nli: contradictions are pairs of relevance 0, which ingest sets aside today ("judged not relevant").
+- sts, nli: pairs judged 0 or less are kept by ingest for these tasks alone, and no teacher scores them.
 
 Shapes: Q queries, P labelled pairs, T teachers.
 """
@@ -43,8 +43,8 @@ TASK_RULES: dict[str, TaskRule] = {
     # Documents are labels: another label is wrong however near it is.
     "classification": TaskRule(unfiltered=True),
     "clustering": TaskRule(),
-    # Pairs judged to be of low similarity.
-    "sts": TaskRule(has_judged_negatives=True),
+    # Pairs judged to be of low similarity; how low is the recipe's to say where 0 is too strict.
+    "sts": TaskRule(has_judged_negatives=True, max_negative_relevance=0.0),
     # The contradiction.
     "nli": TaskRule(has_judged_negatives=True, max_negative_relevance=0.0),
     # The nearest sentence that is no translation.

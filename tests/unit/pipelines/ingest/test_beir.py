@@ -8,6 +8,7 @@ from cluster.errors import UserError
 from pipelines.ingest.config import BeirConfig, BeirFiles
 from pipelines.ingest.pipeline import ingest_step
 from pipelines.schemas import DOCUMENTS, QRELS, QUARANTINE, QUERIES
+from pipelines.search.queries import labelled_pairs
 
 
 def config(folder, **fields):
@@ -121,6 +122,21 @@ def test_bad_rows_are_set_aside_with_a_reason_and_none_is_lost(beir, ingest):
     assert artifact.read("quarantine").schema.equals(QUARANTINE, check_metadata=False)
     latin = next(row for row in artifact.read("quarantine").to_pylist() if row["reason"] == "not UTF-8")
     assert (latin["row"], latin["excerpt"].strip()) == (5, '{"_id": "latin", "text": "na\\xefve"}')
+
+
+@pytest.mark.parametrize("task", ["nli", "sts"])
+def test_tasks_whose_negatives_are_judged_keep_them(beir, ingest, task):
+    documents, queries = [document(n) for n in range(4)], [query(n) for n in range(3)]
+    qrels = [("q0", "d0", 1), ("q0", "d1", 0), ("q1", "d2", 1), ("q1", "d3", -1), ("q2", "d3", 0)]
+    folder = beir(documents, queries, train=qrels)
+    artifact = ingest(config(folder, task=task))
+    judged = artifact.read("qrels").select(["query", "doc", "relevance"]).to_pylist()
+    assert [tuple(row.values()) for row in judged] == [(0, 0, 1), (0, 1, 0), (1, 2, 1), (1, 3, -1)]
+    assert set(artifact.read("queries")["task"].to_pylist()) == {task}
+    assert reasons(artifact) == {("queries.jsonl", "no positive in any split"): 1}
+    assert artifact.manifest.counters["left out: judgments of queries without a positive"] == 1
+    assert [pairs.tolist() for pairs in labelled_pairs(artifact, "train")] == [[0, 1], [0, 2]]
+    assert ingest(config(folder)).num_rows("qrels") == 2
 
 
 def test_parquet_and_json_lines_give_the_same_tables(beir, ingest, tmp_path):

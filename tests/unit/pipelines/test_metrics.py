@@ -3,7 +3,7 @@ from math import log2
 import numpy as np
 import pytest
 
-from pipelines.evaluate.metrics import Ranking, Relevance, per_query_metrics
+from pipelines.metrics import Ranking, Relevance, per_query_metrics
 
 
 def ranking(rows):

@@ -1,6 +1,6 @@
 import numpy as np
 
-from pipelines.ingest.near_duplicates import Shingles, near_duplicates
+from pipelines.near_duplicates import Shingles, near_duplicates
 
 
 def words(generator, count):
