@@ -1,6 +1,6 @@
 """What of a model is trained: LoRA adapters beside frozen weights, or some of the weights alone.
 
-Shapes: O outputs and I inputs of a linear layer, r rank.
+Shapes: O outputs and I inputs of a linear layer, r rank, E experts whose weights are stacked.
 """
 
 import re
@@ -14,6 +14,9 @@ import torch
 from torch import nn
 
 from models.errors import ModelError
+from models.moe.experts import ExpertLinear
+from models.moe.layer import MoeFeedForward
+from models.moe.router import Router
 
 NAME = "default"
 """peft's name for the one adapter."""
@@ -23,10 +26,12 @@ NAME = "default"
 class Lora:
     """A low-rank update ``W + alpha / rank * B A`` of linear layers (arXiv 2106.09685, eq. 3).
 
+    Every expert has its own, and so has a router.
+
     Args:
-        rank: r; A is [r, I], B is [O, r].
+        rank: r; A is [r, I], B is [O, r]; of experts A is [E r, I], expert by expert, and B is [O, r E].
         alpha: The update is scaled by alpha / rank.
-        dropout: Of the update's input, 0 to 1.
+        dropout: Of the update's input, 0 to 1; 0 where experts are adapted.
         targets: Patterns of layer names, in full or from a dot on; ``*`` is every linear layer.
     """
 
@@ -47,19 +52,30 @@ def add_lora(backbone: nn.Module, lora: Lora, seed: int) -> None:
         seed: Of A, which is the same on every rank for it.
 
     Raises:
-        ModelError: A target matches no linear layer; the names that exist are told.
+        ModelError: A target matches no linear layer; the names that exist are told. Experts and dropout.
     """
     peft = _peft()
-    linear = [
-        name
+    linear = {
+        name: module
         for name, module in backbone.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith("pooler")
-    ]
+        if isinstance(module, nn.Linear | ExpertLinear | Router) and not name.startswith("pooler")
+    }
     matched = match_names(lora.targets, linear, "train.lora.targets", "linear layer")
+    stacked = [name for name in matched if not isinstance(linear[name], nn.Linear)]
+    blocks = [name for name, module in backbone.named_modules() if isinstance(module, MoeFeedForward)]
+    beside_experts = [name for name in matched if name.rpartition(".")[0] in blocks]
+    if beside_experts and lora.dropout:
+        raise ModelError(
+            "adapters in a block with experts take no dropout: peft adapts the stacked weights themselves",
+            "train.lora.dropout",
+            got=f"{lora.dropout}, with {beside_experts[0]}",
+            expected="0",
+            fix="set train.lora.dropout to 0, or name targets outside of these blocks",
+        )
     backbone.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        peft.inject_adapter_in_model(_peft_config(lora, matched), backbone, adapter_name=NAME)
+        peft.inject_adapter_in_model(_peft_config(lora, matched, stacked), backbone, adapter_name=NAME)
 
 
 def train_only(backbone: nn.Module, patterns: Sequence[str]) -> None:
@@ -121,7 +137,8 @@ def merge_lora(weights: Mapping[str, torch.Tensor], lora: Lora) -> dict[str, tor
         stem = name.removesuffix(".base_layer.weight")
         if stem != name:
             a_rI, b_Or = (weights[f"{stem}.lora_{side}.{NAME}.weight"].float() for side in "AB")
-            weight = (weight.float() + lora.alpha / lora.rank * b_Or @ a_rI).to(weight.dtype)
+            update = _update_of_experts(a_rI, b_Or, len(weight)) if weight.ndim == 3 else b_Or @ a_rI
+            weight = (weight.float() + lora.alpha / lora.rank * update).to(weight.dtype)
         merged[name.replace(".base_layer.", ".")] = weight
     return merged
 
@@ -152,15 +169,29 @@ def save_adapter(
     layers = sorted({name.split(".lora_")[0].removeprefix("base_model.model.") for name in tensors})
     Path(directory).mkdir(parents=True, exist_ok=True)
     save_file(tensors, str(Path(directory) / "adapter_model.safetensors"), metadata={"format": "pt"})
-    config = _peft_config(lora, layers)
+    bases = {layer: weights[f"{prefix}{layer}.base_layer.weight"] for layer in layers}
+    stacked = [layer for layer, base in bases.items() if base.ndim == 3 or layer.endswith(".router")]
+    config = _peft_config(lora, layers, stacked)
     config.base_model_name_or_path = base
     config.inference_mode = True
     config.save_pretrained(str(directory))
 
 
-def _peft_config(lora: Lora, layers: list[str]) -> Any:
+def _update_of_experts(a_sI: torch.Tensor, b_Os: torch.Tensor, num_experts: int) -> torch.Tensor:
+    a_ErI = a_sI.unflatten(0, (num_experts, -1))
+    # peft lets the expert vary fastest on this side.
+    b_OrE = b_Os.unflatten(1, (-1, num_experts))
+    return torch.einsum("ore,eri->eoi", b_OrE, a_ErI)
+
+
+def _peft_config(lora: Lora, layers: list[str], stacked: list[str]) -> Any:
     return _peft().LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=layers, bias="none"
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=[layer for layer in layers if layer not in stacked],
+        target_parameters=[f"{layer}.weight" for layer in stacked] or None,
+        bias="none",
     )
 
 

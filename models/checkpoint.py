@@ -1,20 +1,21 @@
 """Models on disk: found, loaded, saved, and proven equal to what sentence-transformers makes of them."""
 
 import importlib
-import json
-import logging
+import importlib.util
 import re
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from models.bidirectional import Attention, set_attention
 from models.encoder import Encoder
 from models.errors import ModelError
+from models.gguf import gguf_file, plain_directory
+from models.latent_attention import LatentAttention
 from models.layout import (
-    TOKENIZER_FILES,
+    LATENT_ATTENTION_FOLDER,
     ModelDescription,
     describe_model,
     max_positions,
@@ -23,8 +24,13 @@ from models.layout import (
     read_pooling,
     tokenizer_digest,
 )
-from models.pooling import POOLERS
+from models.low_bit import Quantize, low_bit_options
+from models.moe.files import check_leftovers, is_own_modelling_file, model_class, write_modelling_file
+from models.pooling import LATENT_ATTENTION, POOLERS
 from models.prompts import Prompts
+from models.sentence_layout import POOLING_FLAGS, is_own_pooler, write_layout
+from models.silence import silence
+from models.weights import check_weights
 
 __all__ = [
     "ModelDescription",
@@ -35,17 +41,13 @@ __all__ = [
     "read_config",
     "resolve_model",
     "save_encoder",
+    "silence",
     "tokenizer_digest",
     "verify_export",
 ]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-_POOLING_FLAGS = {
-    "mean": "pooling_mode_mean_tokens",
-    "cls": "pooling_mode_cls_token",
-    "last": "pooling_mode_lasttoken",
-}
 MIN_EXPORT_COSINE = 0.9999
 
 
@@ -53,10 +55,9 @@ def resolve_model(source: str | Path) -> Path:
     """Return the local directory of a model.
 
     Args:
-        source: A directory; ``package:<module>`` for weights that an installed package brings (the module
-        names
-            its directory MODEL_DIR); else a hub id, which is downloaded (safetensors only) or found in the
-            cache.
+        source: A directory or a GGUF file; ``package:<module>`` for weights that an installed package brings (the
+            module names its directory MODEL_DIR, or holds a GGUF file); else a hub id, which is downloaded
+            (safetensors only) or found in the cache. A model in GGUF is turned into a plain directory once.
 
     Raises:
         ModelError: Nothing there, or nothing that can be loaded.
@@ -66,6 +67,8 @@ def resolve_model(source: str | Path) -> Path:
         directory = _package_directory(text)
     elif Path(text).expanduser().is_dir():
         directory = Path(text).expanduser().resolve()
+    elif Path(text).suffix == ".gguf" and Path(text).expanduser().is_file():
+        directory = plain_directory(Path(text).expanduser().resolve())
     elif _HUB_ID.fullmatch(text):
         directory = _download(text)
     else:
@@ -75,12 +78,20 @@ def resolve_model(source: str | Path) -> Path:
             expected="a directory, package:<module>, or a hub id such as org/name",
             fix="check the spelling; a relative path counts from the working directory",
         )
+    packed = gguf_file(directory)
+    directory = plain_directory(packed) if packed else directory
     read_config(directory)
     return directory
 
 
 def load_encoder(
-    directory: str | Path, dtype: str = "float32", device: str = "cpu", pooling: str | None = None
+    directory: str | Path,
+    dtype: str = "float32",
+    device: str = "cpu",
+    pooling: str | None = None,
+    attention: Attention | None = None,
+    latents: tuple[int, int] = (512, 8),
+    quantize: Quantize | None = None,
 ) -> Encoder:
     """Load a model in evaluation mode; no progress bar, no log.
 
@@ -89,19 +100,25 @@ def load_encoder(
         dtype: ``"bfloat16"``, ``"float32"`` or ``"float16"``, of weights and activations.
         device: A torch device.
         pooling: Name of the pooler; None means what the directory declares, else mean.
+        attention: ``"bidirectional"`` or ``"causal"``; None means what the directory's config says.
+        latents: Number of latents and of heads, where pooling is latent_attention and the directory holds no
+            weights of it.
+        quantize: ``"8bit"`` or ``"4bit"`` weights of linear layers; None: none.
 
     Raises:
-        ModelError: No model there, or weights that do not fit its config.
+        ModelError: No model there, weights that do not fit its config, an attention it cannot be given, or
+            ``quantize`` without bitsandbytes.
     """
     import torch
-    from transformers import AutoModel
 
     directory = Path(directory)
     config = read_config(directory)
+    loader = model_class(config, directory)
     pooling = pooling or read_pooling(directory) or "mean"
+    low_bit = low_bit_options(quantize, dtype, device) if quantize else {}
     with silence():
         try:
-            backbone, loading = AutoModel.from_pretrained(
+            backbone, loading = loader.from_pretrained(
                 str(directory),
                 dtype=getattr(torch, dtype),
                 attn_implementation="sdpa",
@@ -109,6 +126,7 @@ def load_encoder(
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                **low_bit,
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
@@ -118,23 +136,30 @@ def load_encoder(
                 expected=f"weights of a {config.get('model_type')} model",
                 fix="check that all of its files are here",
             ) from error
-    missing = sorted(name for name in loading["missing_keys"] if not name.startswith("pooler."))
-    misfits = sorted(str(key[0]) for key in loading["mismatched_keys"])
-    if missing or misfits:
-        raise ModelError(
-            "the weights do not fit the config",
-            str(directory),
-            got=f"{len(missing)} absent, {len(misfits)} misshapen: {', '.join((missing + misfits)[:4])}",
-            expected="a weight for every parameter",
-            fix="copy config.json and the weights from one and the same model",
-        )
+    if config.get("moe") is not None:
+        check_leftovers(loading["unexpected_keys"], directory)
+    check_weights(backbone, loading, str(directory))
+    if attention is not None:
+        set_attention(backbone.config, attention, str(directory))
     if getattr(backbone, "pooler", None) is not None:
         if loading["missing_keys"]:
             backbone.pooler = None
         else:
             # Kept for the file's sake; embeddings do not pass through it, so no optimizer should touch it.
             backbone.pooler.requires_grad_(False)
-    return Encoder(backbone, pooling).to(device).eval()
+    latent = _latent_attention(directory, backbone, latents) if pooling == LATENT_ATTENTION else None
+    encoder = Encoder(backbone, pooling, latent_attention=latent and latent.to(getattr(torch, dtype)))
+    # Weights in few bits are on their device already.
+    return (encoder if quantize else encoder.to(device)).eval()
+
+
+def _latent_attention(directory: Path, backbone: Any, latents: tuple[int, int]) -> LatentAttention:
+    try:
+        if (directory / LATENT_ATTENTION_FOLDER).is_dir():
+            return LatentAttention.read(directory / LATENT_ATTENTION_FOLDER)
+        return LatentAttention(int(backbone.config.hidden_size), *latents)
+    except (ValueError, OSError) as error:
+        raise ModelError("latent attention cannot be set up", str(directory), got=str(error)) from error
 
 
 def save_encoder(
@@ -153,39 +178,18 @@ def save_encoder(
     directory.mkdir(parents=True, exist_ok=True)
     with silence():
         encoder.backbone.save_pretrained(str(directory))  # type: ignore[operator]
-    for name in TOKENIZER_FILES:
-        if (tokenizer_from / name).is_file():
-            shutil.copyfile(tokenizer_from / name, directory / name)
-    named = {name: text for name, text in (("query", prompts.query), ("document", prompts.document)) if text}
-    pooling: dict[str, object] = {flag: name == encoder.pooling for name, flag in _POOLING_FLAGS.items()}
-    # sentence-transformers would take the first token behind an excluded prompt for the cls token.
-    include_prompt = prompts.pooled or not named or encoder.pooling == "cls"
-    pooling |= {"word_embedding_dimension": encoder.dimension, "include_prompt": include_prompt}
-    kinds = ["Transformer", "Pooling", "Normalize"][: 3 if encoder.normalize else 2]
-    folders = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-    modules = [
-        {"idx": i, "name": str(i), "path": folders[kind], "type": f"sentence_transformers.models.{kind}"}
-        for i, kind in enumerate(kinds)
-    ]
-    files: dict[str, object] = {
-        "modules.json": modules,
-        "1_Pooling/config.json": pooling,
-        "sentence_bert_config.json": {"max_seq_length": max_tokens, "do_lower_case": False},
-        "config_sentence_transformers.json": {"prompts": named, "similarity_fn_name": "cosine"},
-    }
-    for name, content in files.items():
-        (directory / name).parent.mkdir(exist_ok=True)
-        (directory / name).write_text(json.dumps(content, indent=2) + "\n")
-    if encoder.normalize:
-        (directory / "2_Normalize").mkdir(exist_ok=True)
+    if getattr(encoder.backbone.config, "moe", None):
+        write_modelling_file(directory)
+    write_layout(encoder, directory, tokenizer_from, prompts, max_tokens)
 
 
-def verify_export(directory: str | Path, texts: Sequence[str]) -> float:
+def verify_export(directory: str | Path, texts: Sequence[str], task: str = "") -> float:
     """Embed texts as queries here and through sentence-transformers, in float32, and compare.
 
     Args:
         directory: What ``save_encoder`` wrote.
         texts: About a hundred.
+        task: Of these queries; one that the prompts name has a prompt of its own.
 
     Returns:
         The smallest cosine.
@@ -200,19 +204,25 @@ def verify_export(directory: str | Path, texts: Sequence[str]) -> float:
     description = describe_model(directory)
     max_tokens = description.max_tokens or 512
     tokenizer = TextTokenizer.load(directory, description.prompts, max_tokens, max_tokens)
-    ours_ND = embed(
-        load_encoder(directory), tokenizer.tokenize(texts, "query"), token_budget=max(4096, max_tokens)
-    )
+    tokens = tokenizer.tokenize(texts, "query", [task] * len(texts))
+    ours_ND = embed(load_encoder(directory), tokens, token_budget=max(4096, max_tokens))
     with silence():
         from sentence_transformers import SentenceTransformer
 
         # A checkpoint saved in bfloat16 would otherwise be computed in it.
         peer = SentenceTransformer(
-            str(directory), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"}
+            str(directory),
+            device="cpu",
+            local_files_only=True,
+            model_kwargs={"dtype": "float32"},
+            trust_remote_code=is_own_modelling_file(directory) or is_own_pooler(directory),
         )
-        prompt = description.prompts.query or None
+        # What ends every query has no place in its prompts: whoever embeds queries there adds it.
         theirs_ND = peer.encode(
-            list(texts), prompt=prompt, show_progress_bar=False, normalize_embeddings=True
+            [text + description.prompts.suffix for text in texts],
+            prompt=description.prompts.prefix("query", task) or None,
+            show_progress_bar=False,
+            normalize_embeddings=True,
         )
     cosines_N = np.einsum("nd,nd->n", ours_ND, theirs_ND)
     worst = int(cosines_N.argmin())
@@ -230,6 +240,11 @@ def verify_export(directory: str | Path, texts: Sequence[str]) -> float:
 def _package_directory(source: str) -> Path:
     module = source.removeprefix("package:")
     try:
+        found = importlib.util.find_spec(module)
+        # A package of weights for llama.cpp need not be imported, nor all that it imports be installed.
+        folders = list(found.submodule_search_locations or []) if found else []
+        if folders and gguf_file(Path(folders[0])):
+            return Path(folders[0])
         return Path(importlib.import_module(module).MODEL_DIR)
     except ImportError as error:
         raise ModelError(
@@ -239,7 +254,9 @@ def _package_directory(source: str) -> Path:
             fix=f"pip install {module.replace('_', '-')}",
         ) from error
     except AttributeError as error:
-        raise ModelError("this package brings no model", source, expected=f"{module}.MODEL_DIR") from error
+        raise ModelError(
+            "this package brings no model", source, expected=f"{module}.MODEL_DIR, or a GGUF file"
+        ) from error
 
 
 def _download(model_id: str) -> Path:
@@ -263,21 +280,4 @@ def _download(model_id: str) -> Path:
         ) from error
 
 
-@contextmanager
-def silence() -> Iterator[None]:
-    """Keep bars and logs of the model libraries off the terminal, and put them back as they were."""
-    from transformers.utils import logging as transformers_logging
-
-    disabled = logging.root.manager.disable
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-assert set(_POOLING_FLAGS) == set(POOLERS)
+assert set(POOLING_FLAGS) == set(POOLERS)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.cutting import prompt_end as own_length
 from models.errors import ModelError
 from models.tokenization import TextTokenizer, Tokens
 
@@ -128,7 +129,7 @@ def _parts(tokenizer: TextTokenizer, texts: Sequence[str], titles: Sequence[str 
         lead = next((index for index, mark in enumerate(special) if not mark), len(special))
         trail = next((index for index, mark in enumerate(reversed(special)) if not mark), 0)
         end = len(special) - trail
-        prompt_end = _first_beyond(encoding, lead, end, len(prefix))
+        prompt_end = _first_beyond(encoding, lead, end, own_length(prefix))
         title_end = _first_beyond(encoding, prompt_end, end, len(prefix) + len(title or ""))
         is_pooled = not prefix or tokenizer.prompts.pooled or prompt_end == end
         yield Parts(

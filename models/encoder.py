@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from models.errors import ModelError
+from models.latent_attention import LatentAttention
 from models.layout import max_positions
-from models.pooling import POOLERS
+from models.pooling import LATENT_ATTENTION, POOLERS, POOLINGS
 
 
 class Encoder(nn.Module):
@@ -16,20 +17,37 @@ class Encoder(nn.Module):
 
     Args:
         backbone: A transformers model whose output has ``last_hidden_state``.
-        pooling: A name in POOLERS.
+        pooling: A name in POOLINGS.
         normalize: Whether embeddings have unit length.
+        latent_attention: The pooler's weights where ``pooling`` is latent_attention; None makes new ones, with
+            which it is the mean.
 
     Raises:
-        ModelError: The pooling has no such name.
+        ModelError: The pooling has no such name, or its weights are of another dimension.
     """
 
-    def __init__(self, backbone: nn.Module, pooling: str = "mean", normalize: bool = True) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        pooling: str = "mean",
+        normalize: bool = True,
+        latent_attention: LatentAttention | None = None,
+    ) -> None:
         super().__init__()
-        if pooling not in POOLERS:
-            raise ModelError("unknown pooling", got=repr(pooling), expected=", ".join(POOLERS))
+        if pooling not in POOLINGS:
+            raise ModelError("unknown pooling", got=repr(pooling), expected=", ".join(POOLINGS))
         self.backbone = backbone
         self.pooling = pooling
         self.normalize = normalize
+        self.latent_attention: LatentAttention | None = None
+        if pooling == LATENT_ATTENTION:
+            self.latent_attention = latent_attention or LatentAttention(self.dimension)
+            if self.latent_attention.settings["dimension"] != self.dimension:
+                raise ModelError(
+                    "the pooler is of another model",
+                    got=f"{self.latent_attention.settings['dimension']} dimensions",
+                    expected=str(self.dimension),
+                )
 
     @property
     def dimension(self) -> int:
@@ -44,12 +62,12 @@ class Encoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.parameters()).device
+        return next(self.backbone.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the weights are kept in."""
-        return next(self.parameters()).dtype
+        return next(self.backbone.parameters()).dtype
 
     def forward(
         self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, pool_mask_BT: torch.Tensor
@@ -70,5 +88,6 @@ class Encoder(nn.Module):
 
     def pool(self, hidden_BTD: torch.Tensor, pool_mask_BT: torch.Tensor) -> torch.Tensor:
         """Pool hidden states of any float dtype into float32 embeddings [B, D]."""
-        emb_BD = POOLERS[self.pooling](hidden_BTD, pool_mask_BT)
+        pooler = POOLERS[self.pooling] if self.latent_attention is None else self.latent_attention
+        emb_BD = pooler(hidden_BTD, pool_mask_BT)
         return nn.functional.normalize(emb_BD, dim=-1) if self.normalize else emb_BD

@@ -22,7 +22,9 @@ _POOLING_FLAGS = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
-_KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
+LATENT_ATTENTION_FOLDER = "1_LatentAttention"
+_LATENT_ATTENTION_MODULE = "LatentAttentionPooling"
+_KNOWN_MODULES = ("Transformer", "Pooling", "Normalize", _LATENT_ATTENTION_MODULE)
 # Positions of these families begin behind the padding id.
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 TOKENIZER_FILES = (
@@ -44,6 +46,9 @@ _LAYOUT_FILES = (
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
     "1_Pooling/config.json",
+    f"{LATENT_ATTENTION_FOLDER}/config.json",
+    f"{LATENT_ATTENTION_FOLDER}/pooling.json",
+    f"{LATENT_ATTENTION_FOLDER}/model.safetensors",
 )
 
 
@@ -57,7 +62,7 @@ class ModelDescription:
         max_tokens: The longest text that the directory allows; None for no limit.
         dimension: Components of one embedding.
         architecture: Class name of the backbone.
-        num_parameters: Without the embedding tables: what one token costs, in multiply-adds.
+        num_parameters: Without the embedding tables and idle experts: what one token costs, in multiply-adds.
     """
 
     pooling: str
@@ -86,7 +91,7 @@ def describe_model(directory: str | Path) -> ModelDescription:
         max_tokens=_max_tokens(directory, config),
         dimension=int(config["hidden_size"]),
         architecture=str(architectures[0]),
-        num_parameters=_num_parameters(directory),
+        num_parameters=_num_parameters(directory, config),
     )
 
 
@@ -154,6 +159,8 @@ def read_pooling(directory: Path) -> str | None:
             expected=", ".join(_KNOWN_MODULES),
             fix="choose a model without them",
         )
+    if _LATENT_ATTENTION_MODULE in names:
+        return "latent_attention"
     folder = next((str(m["path"]) for m, name in zip(listed, names, strict=True) if name == "Pooling"), None)
     if folder is None:
         return None
@@ -236,15 +243,18 @@ def _max_tokens(directory: Path, config: Mapping[str, Any]) -> int | None:
     return min((limit for limit in limits if limit), default=None)
 
 
-def _num_parameters(directory: Path) -> int:
+def _num_parameters(directory: Path, config: Mapping[str, Any]) -> int:
     total = 0
+    moe = config.get("moe") or {}
+    used = moe.get("experts_per_token", 1) / moe.get("num_experts", 1)
     for path in weight_files(directory):
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
         for name, tensor in header.items():
             if name != "__metadata__" and "embed" not in name and "lm_head" not in name:
-                total += prod(tensor["shape"])
+                # Stacked weights [experts, out, in]: a token passes through some of them.
+                total += int(prod(tensor["shape"]) * (used if len(tensor["shape"]) == 3 else 1.0))
     return total
 
 

@@ -56,3 +56,8 @@ def last(hidden_BTD: torch.Tensor, pool_mask_BT: torch.Tensor) -> torch.Tensor:
 
 
 POOLERS: dict[str, Pooler] = {"mean": mean, "cls": cls, "last": last}
+
+LATENT_ATTENTION = "latent_attention"
+"""The pooler that has weights of its own; see models/latent_attention.py."""
+
+POOLINGS = (*POOLERS, LATENT_ATTENTION)

@@ -36,7 +36,7 @@ class ReleaseManifest(BaseModel):
     """ISO 8601, UTC."""
     model_digest: str
     tokenizer_digest: str
-    pooling: Literal["mean", "cls", "last"]
+    pooling: Literal["mean", "cls", "last", "latent_attention"]
     prompts: Prompts
     dimension: int = Field(ge=1)
     dtype: Literal["bfloat16", "float16", "float32"]

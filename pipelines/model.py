@@ -1,7 +1,7 @@
 """An embedding model as a recipe names it and as a step sees it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.artifacts import Artifact
 from cluster.errors import UserError
+from pipelines.prompts import PromptsConfig, resolve_prompts
 from pipelines.steps import Step, label_of
 
 if TYPE_CHECKING:
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
     from models.tokenization import TextTokenizer
 
 
-class PromptsConfig(BaseModel):
-    """Text put before every query and every document."""
+class LatentAttentionConfig(BaseModel):
+    """The pooler latent_attention, where the model brings none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    query: str = ""
-    """Prefix of a query; its tokens are attended to but not pooled. Empty: none."""
-    document: str = ""
-    """Prefix of a document. Empty: none."""
+    num_latents: int = Field(default=512, ge=1)
+    """Rows of the trainable array that token states attend to."""
+    num_heads: int = Field(default=8, ge=1)
+    """Of that attention; divides the model's hidden size."""
 
 
 class ModelConfig(BaseModel):
@@ -35,10 +36,16 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str
-    """A directory (sentence-transformers or transformers layout), a hub id, or `package:<module>` for weights
-    that an installed package brings (the module names its directory MODEL_DIR)."""
-    pooling: Literal["mean", "cls", "last"] | None = None
-    """How token states become one vector. Null: as the model's directory says, else mean."""
+    """A directory (sentence-transformers or transformers layout), a GGUF file, a hub id, or `package:<module>` for
+    weights that an installed package brings (the module names its directory MODEL_DIR, or holds a GGUF file)."""
+    attention: Literal["causal", "bidirectional"] | None = None
+    """Whether tokens of a decoder see those behind them; `bidirectional` is what embeddings want, and needs training.
+    Null: as the model's directory says."""
+    pooling: Literal["mean", "cls", "last", "latent_attention"] | None = None
+    """How token states become one vector; latent_attention has weights of its own, which are trained. Null: as the
+    model's directory says, else mean."""
+    latent_attention: LatentAttentionConfig = LatentAttentionConfig()
+    """Of the pooler latent_attention."""
     prompts: PromptsConfig | None = None
     """Null: as the model's directory says, else none."""
     max_query_tokens: int = Field(default=64, ge=4)
@@ -46,7 +53,11 @@ class ModelConfig(BaseModel):
     max_document_tokens: int = Field(default=256, ge=4)
     """Documents are cut here, special tokens counted."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of weights and activations; auto: bfloat16 where the device multiplies it in hardware, else float32."""
+    """Of weights and activations; auto: bfloat16 where the device multiplies it in hardware, else float32. On a
+    processor float16 is refused."""
+    quantize: Literal["8bit", "4bit"] | None = None
+    """Weights of linear layers in 8 bits (LLM.int8) or 4 (NF4, double quantisation) where texts are embedded, through
+    bitsandbytes: a fraction of the memory. Training uses whole weights. Null: none."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,9 @@ class LocatedModel:
         max_document_tokens: Documents are cut here.
         dtype: Of weights and activations.
         device: ``"cpu"`` or ``"cuda"``.
+        attention: ``"causal"`` or ``"bidirectional"``; None: as the model's config says.
+        latents: Number of latents and of heads of a pooler latent_attention that has no weights yet.
+        quantize: ``"8bit"`` or ``"4bit"``; None: whole weights.
     """
 
     location: str
@@ -70,6 +84,9 @@ class LocatedModel:
     max_document_tokens: int
     dtype: str
     device: str
+    attention: Literal["causal", "bidirectional"] | None = None
+    latents: tuple[int, int] = (512, 8)
+    quantize: Literal["8bit", "4bit"] | None = None
 
     def tokenizer(self) -> "TextTokenizer":
         """Load the tokenizer, once a process."""
@@ -80,8 +97,18 @@ class LocatedModel:
         from models.checkpoint import load_encoder, resolve_model
 
         return load_encoder(
-            resolve_model(self.location), dtype=self.dtype, device=self.device, pooling=self.pooling
+            resolve_model(self.location),
+            dtype=self.dtype,
+            device=self.device,
+            pooling=self.pooling,
+            attention=self.attention,
+            latents=self.latents,
+            quantize=self.quantize,
         )
+
+    def whole(self) -> "LocatedModel":
+        """Return the model in float32 and unquantised: what training starts from and what is exported."""
+        return replace(self, dtype="float32", quantize=None)
 
 
 @lru_cache(maxsize=4)
@@ -124,15 +151,21 @@ class Model:
             session: Asks a machine of the `encode` role what it has and which dtype it multiplies fastest.
 
         Raises:
-            ModelError: The source is no model that can be loaded.
+            ModelError: The source is no model that can be loaded, or cannot be given this attention.
         """
+        from models.bidirectional import check_attention
         from models.checkpoint import resolve_model
         from models.layout import describe_model, max_positions, model_digest, read_config
+        from models.low_bit import require_bitsandbytes
         from models.precision import device_kind, resolve_dtype
-        from models.prompts import Prompts
 
         directory = resolve_model(config.source)
-        limit = max_positions(read_config(directory))
+        content = read_config(directory)
+        if config.attention is not None:
+            check_attention(content, config.attention, config.source)
+        if config.quantize is not None:
+            session.run_on("encode", require_bitsandbytes, config.quantize)
+        limit = max_positions(content)
         for key in ("max_query_tokens", "max_document_tokens"):
             if limit and getattr(config, key) > limit:
                 raise UserError(
@@ -145,7 +178,9 @@ class Model:
         description = describe_model(directory)
         prompts = description.prompts
         if config.prompts is not None:
-            prompts = Prompts(query=config.prompts.query, document=config.prompts.document)
+            prompts = resolve_prompts(
+                config.prompts, directory, config.max_query_tokens, config.max_document_tokens
+            )
         return cls(
             config=config,
             digest=model_digest(directory),
@@ -165,12 +200,19 @@ class Model:
         return {
             "digest": self.digest,
             "pooling": self.pooling,
-            "prompts": asdict(self.prompts),
+            "prompts": self.prompts.identity,
             "max_query_tokens": self.config.max_query_tokens,
             "max_document_tokens": self.config.max_document_tokens,
             "dtype": self.dtype,
             "device": self.device,
+            **self._further_identity(),
         }
+
+    def _further_identity(self) -> dict[str, object]:
+        told: dict[str, object] = {"attention": self.config.attention, "quantize": self.config.quantize}
+        if self.pooling == "latent_attention":
+            told["latent_attention"] = self.config.latent_attention.model_dump()
+        return {name: value for name, value in told.items() if value is not None}
 
     @property
     def inputs(self) -> dict[str, Step]:
@@ -198,4 +240,7 @@ class Model:
             max_document_tokens=self.config.max_document_tokens,
             dtype=self.dtype,
             device=self.device,
+            attention=self.config.attention,
+            latents=(self.config.latent_attention.num_latents, self.config.latent_attention.num_heads),
+            quantize=self.config.quantize,
         )

@@ -53,12 +53,18 @@ class Replica(Protocol):
         """Return the model's entry of /v1/models."""
 
     async def embed(
-        self, texts: list[str], ids: TokenIds | None, kind: Kind, truncate: Truncate, param: str = "input"
+        self,
+        texts: list[str],
+        ids: TokenIds | None,
+        kind: Kind,
+        truncate: Truncate,
+        param: str = "input",
+        task: str = "",
     ) -> Embedded:
         """Embed the texts, or token ids, of one request."""
 
     async def search(
-        self, queries: list[str], k: int, truncate: Truncate
+        self, queries: list[str], k: int, truncate: Truncate, task: str = ""
     ) -> tuple[list[list[SearchResult]], int]:
         """Return the k best documents of each query, and the tokens of all queries."""
 
@@ -111,7 +117,7 @@ async def embeddings(request: Request) -> Response:
     check_model(asked.model, replica.model)
     check_dimensions(asked.dimensions, replica.dimension)
     texts, ids = parse_input(asked.input, replica.config.max_inputs)
-    done = await replica.embed(texts, ids, asked.input_type, asked.truncate)
+    done = await replica.embed(texts, ids, asked.input_type, asked.truncate, task=asked.task)
     return _json(embeddings_answer(done.embeddings_ND, asked.encoding_format, replica.model, done.num_tokens))
 
 
@@ -131,7 +137,7 @@ async def search(request: Request) -> Response:
         )
     if ids is not None:
         raise ApiError(400, "query must be a string or a list of strings", "query", "invalid_value")
-    found, num_tokens = await replica.search(queries, asked.k, asked.truncate)
+    found, num_tokens = await replica.search(queries, asked.k, asked.truncate, asked.task)
     return _json(search_answer(found, isinstance(asked.query, str), replica.model, num_tokens))
 
 

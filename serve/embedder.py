@@ -57,7 +57,13 @@ class RequestEmbedder:
         return self.tokenizer.is_alive and self.batcher.is_alive
 
     async def embed(
-        self, texts: list[str], ids: TokenIds | None, kind: Kind, truncate: Truncate, param: str = "input"
+        self,
+        texts: list[str],
+        ids: TokenIds | None,
+        kind: Kind,
+        truncate: Truncate,
+        param: str = "input",
+        task: str = "",
     ) -> Embedded:
         """Embed one request.
 
@@ -67,6 +73,7 @@ class RequestEmbedder:
             kind: Chooses the prompt and the limit.
             truncate: ``"END"``: cut texts over the limit; ``"NONE"``: refuse them.
             param: The field's name, for messages.
+            task: Whose instruction stands before queries; empty: the prompt of all queries.
 
         Raises:
             ApiError: A text is over the limit, the request is too large, the ids are of another model, or the
@@ -75,7 +82,7 @@ class RequestEmbedder:
         with self.batcher.admit(self._estimate(texts, ids)) as ticket:
             if ids is not None:
                 texts = await self.tokenizer.texts_of(ids, param)
-            tokens = await self.tokenizer.tokenize(texts, kind, truncate == "END", param)
+            tokens = await self.tokenizer.tokenize(texts, kind, truncate == "END", param, task)
             num_tokens = int(tokens.offsets[-1])
             if num_tokens > self.max_request_tokens:
                 raise ApiError(

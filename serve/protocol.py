@@ -25,7 +25,10 @@ Body = TypeVar("Body", bound=_Body)
 
 
 class EmbeddingsRequest(_Body):
-    """The body of POST /v1/embeddings; ``input_type`` and ``truncate`` are additions to OpenAI's."""
+    """The body of POST /v1/embeddings; ``input_type``, ``truncate`` and ``task`` are additions to OpenAI's.
+
+    ``task`` names the instruction that stands before queries, of those that the model was tuned with.
+    """
 
     model: str
     input: Any
@@ -34,6 +37,7 @@ class EmbeddingsRequest(_Body):
     user: str | None = None
     input_type: Kind = "document"
     truncate: Truncate = "NONE"
+    task: str = ""
 
 
 class SearchRequest(_Body):
@@ -43,6 +47,7 @@ class SearchRequest(_Body):
     k: int = Field(10, ge=1)
     model: str | None = None
     truncate: Truncate = "NONE"
+    task: str = ""
 
 
 class SearchResult(BaseModel):

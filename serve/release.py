@@ -128,17 +128,23 @@ class ServedRelease:
         }
 
     async def embed(
-        self, texts: list[str], ids: TokenIds | None, kind: Kind, truncate: Truncate, param: str = "input"
+        self,
+        texts: list[str],
+        ids: TokenIds | None,
+        kind: Kind,
+        truncate: Truncate,
+        param: str = "input",
+        task: str = "",
     ) -> Embedded:
         """Embed the texts, or token ids, of one request.
 
         Raises:
             ApiError: A text is over the limit, the request is too large, or the queue is full.
         """
-        return await self._embedder.embed(texts, ids, kind, truncate, param)
+        return await self._embedder.embed(texts, ids, kind, truncate, param, task)
 
     async def search(
-        self, queries: list[str], k: int, truncate: Truncate
+        self, queries: list[str], k: int, truncate: Truncate, task: str = ""
     ) -> tuple[list[list[SearchResult]], int]:
         """Return the k best documents of each query, and the tokens of all queries.
 
@@ -147,7 +153,7 @@ class ServedRelease:
         """
         if self._index is None or self._documents is None:
             raise ApiError(404, f"release {self.model} has no index", code="no_index")
-        embedded = await self._embedder.embed(queries, None, "query", truncate, "query")
+        embedded = await self._embedder.embed(queries, None, "query", truncate, "query", task)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
             self._thread, self._find, embedded.embeddings_ND, k

@@ -21,6 +21,7 @@ R = TypeVar("R")
 class _Request:
     texts: Sequence[str]
     kind: Kind
+    task: str
     answer: "asyncio.Future[Tokens]"
 
 
@@ -47,7 +48,9 @@ class RequestTokenizer:
         """Whether texts are still being tokenised."""
         return not self._loop.done()
 
-    async def tokenize(self, texts: Sequence[str], kind: Kind, may_cut: bool, param: str = "input") -> Tokens:
+    async def tokenize(
+        self, texts: Sequence[str], kind: Kind, may_cut: bool, param: str = "input", task: str = ""
+    ) -> Tokens:
         """Tokenise the texts of one request.
 
         Args:
@@ -55,21 +58,26 @@ class RequestTokenizer:
             kind: Chooses the prompt and the limit.
             may_cut: Cut texts over the limit instead of refusing them.
             param: The field's name, for messages.
+            task: Whose instruction stands before queries; empty: the prompt of all queries.
 
         Returns:
             Tokens of N texts.
 
         Raises:
-            ApiError: 400, a text is over the limit and ``may_cut`` is False.
+            ApiError: 400, a text is over the limit and ``may_cut`` is False, or the model knows no such task.
         """
+        known = dict(self.tokenizer.prompts.tasks)
+        if task and task not in known:
+            names = ", ".join(known) or "none"
+            raise ApiError(400, f"this model has no task {task!r}; it has: {names}", "task", "invalid_value")
         answer: asyncio.Future[Tokens] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Request(texts, kind, answer))
+        self._waiting.append(_Request(texts, kind, task, answer))
         self._work.set()
         tokens = await answer
         limit = self.tokenizer.max_tokens(kind)
         full = np.flatnonzero(tokens.lengths >= limit)
         if not may_cut and len(full):
-            await self._in_thread(self._refuse_longer, texts, full, kind, limit, param)
+            await self._in_thread(self._refuse_longer, texts, full, kind, task, limit, param)
         return tokens
 
     async def texts_of(self, ids: list[list[int]], param: str = "input") -> list[str]:
@@ -106,8 +114,9 @@ class RequestTokenizer:
 
     async def _answer(self, requests: list[_Request]) -> None:
         texts = [text for request in requests for text in request.texts]
+        tasks = [request.task for request in requests for _ in request.texts]
         try:
-            tokens = await self._in_thread(self.tokenizer.tokenize, texts, requests[0].kind)
+            tokens = await self._in_thread(self.tokenizer.tokenize, texts, requests[0].kind, tasks)
         except Exception as error:  # noqa: BLE001 -- handed to the request it belongs to
             if len(requests) > 1:
                 for request in requests:
@@ -123,10 +132,10 @@ class RequestTokenizer:
             start = stop
 
     def _refuse_longer(
-        self, texts: Sequence[str], rows: np.ndarray, kind: Kind, limit: int, param: str
+        self, texts: Sequence[str], rows: np.ndarray, kind: Kind, task: str, limit: int, param: str
     ) -> None:
-        prefix = self.tokenizer.prompts.prefix(kind)
-        encodings = self._whole.encode_batch_fast([prefix + texts[row] for row in rows])
+        prompts = self.tokenizer.prompts
+        encodings = self._whole.encode_batch_fast([prompts.render(texts[row], kind, task) for row in rows])
         for row, encoding in zip(rows, encodings, strict=True):
             if len(encoding.ids) > limit:
                 raise ApiError(

@@ -77,7 +77,8 @@ def model_directory(source: str) -> Path:
     """
     from models.checkpoint import resolve_model
 
-    if source.startswith("package:") or Path(source).expanduser().is_dir() or "/" not in source:
+    is_file = source.startswith("package:") or source.endswith(".gguf") or "/" not in source
+    if is_file or Path(source).expanduser().is_dir():
         return resolve_model(source)
     return _small_files(source)
 

@@ -45,8 +45,11 @@ def read_and_tokenize(
     table, index = row["table"], row["index"]
     kind: Kind = "document" if table == "documents" else "query"
     shard = _read_shard(data, table, index, splits)
-    texts = schemas.rendered_texts(shard)
-    keys_2N = hash_keys(texts, kind)
+    texts, prompts = schemas.rendered_texts(shard), model.prompts
+    tasks = shard.column("task").to_pylist() if kind == "query" and prompts.tasks else None
+    # A text is embedded once for each prompt that it stands behind.
+    prefixes = [f"{prompts.prefix(kind, task)}\0" for task in tasks] if tasks else [""] * len(texts)
+    keys_2N = hash_keys([prefix + text for prefix, text in zip(prefixes, texts, strict=True)], kind)
     counts_N, reused_MD = take_known(earlier, keys_2N, config.float_precision)
     fresh = np.flatnonzero(counts_N == 0)
     fresh_texts = [texts[number] for number in fresh.tolist()]
@@ -54,7 +57,9 @@ def read_and_tokenize(
         titles = shard.column("title").take(pa.array(fresh)).to_pylist()
         tokens, chunks = _chunked(model.tokenizer(), fresh_texts, titles, config.chunk)
     else:
-        tokens, chunks = model.tokenizer().tokenize(fresh_texts, kind), np.ones(len(fresh), np.int64)
+        fresh_tasks = [tasks[number] for number in fresh.tolist()] if tasks else None
+        tokens = model.tokenizer().tokenize(fresh_texts, kind, fresh_tasks)
+        chunks = np.ones(len(fresh), np.int64)
     fresh_N = np.zeros(len(texts), np.int64)
     fresh_N[fresh] = chunks
     return {
@@ -75,7 +80,7 @@ def read_and_tokenize(
 def _read_shard(data: Artifact, table: str, index: int, splits: tuple[str, ...]) -> pa.Table:
     if table == "documents":
         return data.read_shard(table, index, columns=["doc", "title", "text"])
-    shard = data.read_shard(table, index, columns=["query", "text"])
+    shard = data.read_shard(table, index, columns=["query", "text", "task"])
     qrels = data.read("qrels", columns=["query", "split"])
     wanted = (
         qrels.filter(pc.is_in(qrels.column("split"), pa.array(splits, pa.string()))).column("query").unique()

@@ -34,14 +34,20 @@ class StandIn:
         return {"id": self.model, "object": "model"}
 
     async def embed(
-        self, texts: list[str], ids: TokenIds | None, kind: Kind, truncate: Truncate, param: str = "input"
+        self,
+        texts: list[str],
+        ids: TokenIds | None,
+        kind: Kind,
+        truncate: Truncate,
+        param: str = "input",
+        task: str = "",
     ) -> Embedded:
         if self.failure:
             raise self.failure
         return Embedded(np.array([[len(text), 0] for text in texts], np.float32), 4)
 
     async def search(
-        self, queries: list[str], k: int, truncate: Truncate
+        self, queries: list[str], k: int, truncate: Truncate, task: str = ""
     ) -> tuple[list[list[SearchResult]], int]:
         return [[SearchResult(doc_id="d1", score=0.5, title="T", text="<b>")] for _ in queries], 3
 

@@ -1,0 +1,138 @@
+"""The files beside a backbone's weights that make a directory a sentence-transformers model."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from models import latent_attention
+from models.encoder import Encoder
+from models.errors import ModelError
+from models.layout import LATENT_ATTENTION_FOLDER, TOKENIZER_FILES
+from models.prompt_length import is_miscounted, read_prompts_alone
+from models.prompts import Prompts
+from models.tokenization import load_backend
+
+POOLING_FLAGS = {
+    "mean": "pooling_mode_mean_tokens",
+    "cls": "pooling_mode_cls_token",
+    "last": "pooling_mode_lasttoken",
+}
+LATENT_ATTENTION_CLASS = "stope_latent_attention.LatentAttentionPooling"
+
+
+def write_layout(
+    encoder: Encoder, directory: Path, tokenizer_from: Path, prompts: Prompts, max_tokens: int
+) -> None:
+    """Write tokenizer, modules, pooling and prompts.
+
+    Args:
+        encoder: Its pooler and its dimension are told.
+        directory: Holds the backbone already.
+        tokenizer_from: The model's directory whose tokenizer files are copied.
+        prompts: Stored under the names that sentence-transformers uses for queries and documents.
+        max_tokens: Where sentence-transformers will cut texts.
+    """
+    for name in TOKENIZER_FILES:
+        if (tokenizer_from / name).is_file():
+            shutil.copyfile(tokenizer_from / name, directory / name)
+    include_prompt = _includes_prompt(prompts, encoder.pooling)
+    if not include_prompt:
+        _count_prompts_right(directory, prompts)
+    _pad_with_something(directory)
+    kinds = ["Transformer", "Pooling", "Normalize"][: 3 if encoder.normalize else 2]
+    folders = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    types = {kind: f"sentence_transformers.models.{kind}" for kind in kinds}
+    if encoder.latent_attention is not None:
+        folders["Pooling"], types["Pooling"] = LATENT_ATTENTION_FOLDER, LATENT_ATTENTION_CLASS
+        _write_latent_attention(encoder.latent_attention, directory, include_prompt)
+    else:
+        pooling: dict[str, object] = {flag: name == encoder.pooling for name, flag in POOLING_FLAGS.items()}
+        pooling |= {"word_embedding_dimension": encoder.dimension, "include_prompt": include_prompt}
+        _write(directory / "1_Pooling" / "config.json", pooling)
+    modules = [
+        {"idx": i, "name": str(i), "path": folders[kind], "type": types[kind]} for i, kind in enumerate(kinds)
+    ]
+    _write(directory / "modules.json", modules)
+    _write(directory / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
+    _write(directory / "config_sentence_transformers.json", prompts.config())
+    if encoder.normalize:
+        (directory / "2_Normalize").mkdir(exist_ok=True)
+
+
+def check_prompts(directory: Path, prompts: Prompts, pooling: str) -> None:
+    """Refuse prompts that sentence-transformers would count wrong in a model trained from this one.
+
+    Args:
+        directory: Of the model to be trained.
+        prompts: It is trained with them.
+        pooling: Of the model to be trained.
+
+    Raises:
+        ModelError: A prompt ends in a space that the first word of a query takes, and transformers builds the
+            tokenizers of this family in a way that cannot be told.
+    """
+    if _includes_prompt(prompts, pooling) or pooling == "last":
+        return
+    with tempfile.TemporaryDirectory(prefix="stope-tokenizer-") as folder:
+        for name in ("config.json", *TOKENIZER_FILES):
+            if (directory / name).is_file():
+                shutil.copyfile(directory / name, Path(folder) / name)
+        _count_prompts_right(Path(folder), prompts)
+        backend = load_backend(Path(folder))
+        wrong = [prompt for prompt in prompts.named.values() if is_miscounted(backend, prompt)]
+    if wrong:
+        raise ModelError(
+            "sentence-transformers would leave the first word of a text out of the mean, with the prompt before it",
+            str(directory),
+            got=repr(wrong[0][-40:]),
+            expected="a prompt whose last token is not merged with the text behind it",
+            fix=r'end the prompt, or the template before {query}, in a line break ("\n") in place of a space',
+        )
+
+
+def _includes_prompt(prompts: Prompts, pooling: str) -> bool:
+    # sentence-transformers would take the first token behind an excluded prompt for the cls token.
+    return prompts.pooled or not prompts.named or pooling == "cls"
+
+
+def is_own_pooler(directory: Path) -> bool:
+    """Return whether the module file of a directory's pooler is the one that this version writes."""
+    path = directory / f"{LATENT_ATTENTION_CLASS.partition('.')[0]}.py"
+    return path.is_file() and path.read_text() == Path(latent_attention.__file__).read_text()
+
+
+def _write(path: Path, content: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _write_latent_attention(
+    pooler: latent_attention.LatentAttention, directory: Path, include_prompt: bool
+) -> None:
+    exported = latent_attention.LatentAttentionPooling(pooler, include_prompt)
+    exported.save(str(directory / LATENT_ATTENTION_FOLDER))
+    module = LATENT_ATTENTION_CLASS.partition(".")[0]
+    shutil.copyfile(Path(latent_attention.__file__), directory / f"{module}.py")
+
+
+def _count_prompts_right(directory: Path, prompts: Prompts) -> None:
+    counting = read_prompts_alone(load_backend(directory), prompts.named.values())
+    if counting is None:
+        return
+    (directory / "tokenizer.json").write_text(counting)
+    # Classes with a name of their own build the tokenizer from its vocabulary and leave out what was added. For some
+    # families (Qwen2) transformers takes such a class whatever is written here; check_prompts refuses those.
+    path = directory / "tokenizer_config.json"
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    _write(path, {**config, "tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def _pad_with_something(directory: Path) -> None:
+    # Decoders often name no padding token, without which sentence-transformers embeds no two texts at once.
+    path = directory / "tokenizer_config.json"
+    if not path.is_file():
+        return
+    config = json.loads(path.read_text())
+    if "pad_token" not in config and config.get("eos_token"):
+        _write(path, {**config, "pad_token": config["eos_token"]})

@@ -1,0 +1,87 @@
+"""What a recipe may say of prompts: prefixes, instructions by task, examples."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from models.prompts import TEMPLATE, instructed, split_template
+
+if TYPE_CHECKING:
+    from models.prompts import Prompts
+
+RESERVED_PROMPTS = ("query", "document", "passage", "corpus")
+"""Names under which a model's directory holds the prompts that are no task's."""
+
+
+class ExampleConfig(BaseModel):
+    """A query and a document that answers it, shown to the model before each query."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    query: str = Field(min_length=1)
+    """Its first 64 tokens are shown."""
+    document: str = Field(min_length=1)
+    """Its first 96 tokens are shown."""
+    task: str = ""
+    """The task (column `task`) whose queries it is shown to. Empty: those that no example names."""
+
+
+class PromptsConfig(BaseModel):
+    """Text put before every query and every document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    query: str = ""
+    """Prefix of a query; its tokens are attended to but not pooled. Empty: none."""
+    document: str = ""
+    """Prefix of a document. Empty: none."""
+    instructions: dict[str, str] = {}
+    """Task (column `task` of the queries) -> what its queries ask for, in words; put before them as `template` says.
+    Queries of a task that is not named here get `query`. Empty: none."""
+    template: str = TEMPLATE
+    """How an instruction and a query are put together, or `{task}: {query}`. `{task}` is the instruction; what stands
+    behind `{query}` ends every query, however short the query is cut."""
+    few_shot: tuple[ExampleConfig, ...] = ()
+    """Examples put before every query; max_query_tokens must leave room for them. Empty: none."""
+
+    @model_validator(mode="after")
+    def _template_holds_its_parts(self) -> "PromptsConfig":
+        split_template(self.template)
+        if self.template != TEMPLATE and not self.instructions:
+            raise ValueError(
+                "prompts.template says how instructions are put before queries, and there are none: write "
+                "prompts.instructions, or prompts.query for a prefix of all queries"
+            )
+        taken = [task for task in self.instructions if task in RESERVED_PROMPTS]
+        if taken:
+            raise ValueError(f"prompts.instructions: a task cannot be called {taken[0]!r}; use prompts.query")
+        return self
+
+
+def resolve_prompts(
+    config: PromptsConfig, directory: Path, max_query_tokens: int, max_document_tokens: int
+) -> "Prompts":
+    """Return the prompts that a recipe asks for; the tokenizer is loaded where there are examples to be cut.
+
+    Args:
+        config: As the recipe says.
+        directory: The model's.
+        max_query_tokens: Queries are cut here, examples and instruction counted.
+        max_document_tokens: Documents are cut here.
+
+    Raises:
+        ModelError: The examples leave no room for a query.
+    """
+    from models.prompts import Prompts
+
+    tasks = instructed(config.template, config.instructions) if config.instructions else {}
+    prompts = Prompts(query=config.query, document=config.document, **tasks)
+    if not config.few_shot:
+        return prompts
+    from models.few_shot import Example, with_examples
+    from models.tokenization import TextTokenizer
+
+    examples = [Example(each.query, each.document, each.task) for each in config.few_shot]
+    tokenizer = TextTokenizer.load(directory, prompts, max_query_tokens, max_document_tokens)
+    return with_examples(prompts, examples, tokenizer.uncut, max_query_tokens)
