@@ -57,7 +57,12 @@ def launch(
             done = execute(steps, wanted, store, session, Progress(console), run)
             _conclude(console, run, done)
             if target == "mine":
-                show_audit(console, Audit.read(made(done["audit"])))
+                (audit,) = (name for name in wanted if name.endswith("audit"))
+                show_audit(console, Audit.read(made(done[audit])))
+            if target == "run" and recipe.rounds > 1:
+                for number, name in enumerate([key for key in steps if key.endswith("audit")], start=1):
+                    console.print(f"\n[bold]Round {number}[/]", highlight=False)
+                    show_audit(console, Audit.read(made(done[name])))
             if target == "encode":
                 show.embeddings(console, made(done[wanted[0]]))
             if target == "run":
@@ -134,8 +139,10 @@ def _recorded(
 def _conclude(console: Console, run: Run, done: Mapping[str, Done]) -> None:
     if "data" in done and done["data"].artifact:
         show.ingested(console, done["data"].artifact)
-    if "groups" in done and done["groups"].artifact:
-        show.mined(console, done["groups"].artifact)
+    for name in ("groups", "round1.groups"):
+        if name in done and done[name].artifact:
+            show.mined(console, made(done[name]))
+            break
     show.stages(console, list(done.values()))
     if "metrics" in done and done["metrics"].artifact:
         metrics = done["metrics"].artifact

@@ -1,12 +1,15 @@
 """A run as one frozen object: what a YAML file under recipes/ says, checked before anything starts."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cluster.errors import UserError
 from cluster.yaml_model import load_yaml_model
+from pipelines.dataset import DatasetConfig
 from pipelines.encode.config import EncodeConfig
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.index.config import IndexConfig
@@ -16,8 +19,11 @@ from pipelines.model import ModelConfig
 from pipelines.report.config import AuditConfig
 from pipelines.search.config import DenseTeacher
 from pipelines.train.config import TrainConfig
+from pipelines.train.stages import MAIN, NOTHING_SAID, SetSettings, Stage, resolve_stages
 
 RECIPES = Path(__file__).parent / "recipes"
+
+SetName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$")]
 
 
 class Recipe(BaseModel):
@@ -28,9 +34,14 @@ class Recipe(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     """What listings and releases call the run: letters, digits, dots, dashes and underscores."""
     data: DataConfig
-    """Where documents, queries and labels come from."""
+    """Where documents, queries and labels come from: the main data set, which is measured and indexed too."""
+    also: dict[SetName, DatasetConfig] = {}
+    """Name -> further data set to train on. The main one is called `main` beside them."""
     model: ModelConfig
     """The model to tune."""
+    rounds: int = Field(default=1, ge=1)
+    """How often the model is mined with and trained (ANCE, arXiv 2007.00808): every round mines with the model of the
+    last one, trains it further on what it now confuses, and has a whole schedule of learning rates."""
     encode: EncodeConfig = EncodeConfig()
     """How texts are embedded."""
     mine: MineConfig = MineConfig()
@@ -44,19 +55,75 @@ class Recipe(BaseModel):
     index: IndexConfig = IndexConfig()
     """What is built for serving."""
 
+    @property
+    def set_settings(self) -> dict[str, SetSettings]:
+        """What is said of each data set that training may name."""
+        further = {
+            name: SetSettings(one.num_negatives, one.in_batch_negatives, one.weight)
+            for name, one in self.also.items()
+        }
+        return {MAIN: NOTHING_SAID, **further}
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the training, with every setting in place.
+
+        Raises:
+            UserError: One names a data set that is not here.
+        """
+        return resolve_stages(self.train, self.set_settings)
+
+    @model_validator(mode="after")
+    def _sets_are_apart(self) -> "Recipe":
+        if MAIN in self.also:
+            raise ValueError(f"also.{MAIN}: the data set under `data` goes by this name: choose another one")
+        if self.also and self.data.kind == "texts":
+            raise ValueError(
+                "also: data.kind texts is a corpus to embed, which no data set is trained beside"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_find_other_negatives(self) -> "Recipe":
+        mining = [self.mine, *(one.mine for one in self.also.values())]
+        teachers = (teacher for mine in mining for teacher in mine.teachers.values())
+        changes = any(isinstance(teacher, DenseTeacher) and teacher.model is None for teacher in teachers)
+        if self.rounds > 1 and not changes:
+            raise ValueError(
+                f"rounds ({self.rounds}): no teacher is the model that is trained, so every round would find the same "
+                "negatives: add a teacher of kind dense without a model"
+            )
+        return self
+
     @model_validator(mode="after")
     def _enough_negatives(self) -> "Recipe":
-        mined, used = self.mine.select.num_negatives, self.train.num_negatives
-        if used > mined:
-            raise ValueError(f"train.num_negatives ({used}) exceeds mine.select.num_negatives ({mined})")
+        mining = {MAIN: self.mine, **{name: one.mine for name, one in self.also.items()}}
+        for stage in self.stages:
+            for name, rule in stage.sets.items():
+                mined = mining[name].select.num_negatives
+                if rule.num_negatives > mined:
+                    key = f"{'' if name == MAIN else f'also.{name}.'}mine.select.num_negatives"
+                    raise ValueError(f"{rule.key} ({rule.num_negatives}) exceeds {key} ({mined})")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_felt(self) -> "Recipe":
+        weighed = [name for name, one in self.also.items() if one.weight != 1]
+        if weighed and set(self.train.orders) == {"mixed"}:
+            raise ValueError(
+                f"also.{weighed[0]}.weight: it is of the draw of homogeneous batches, and train.batches.order is "
+                "mixed: remove it, or write order: homogeneous"
+            )
         return self
 
     @model_validator(mode="after")
     def _batches_hold_a_text(self) -> "Recipe":
         models = {"model": self.model}
-        for name, teacher in self.mine.teachers.items():
-            if isinstance(teacher, DenseTeacher) and teacher.model:
-                models[f"mine.teachers.{name}.model"] = teacher.model
+        mining = {"mine": self.mine, **{f"also.{name}.mine": one.mine for name, one in self.also.items()}}
+        for place, mine in mining.items():
+            for name, teacher in mine.teachers.items():
+                if isinstance(teacher, DenseTeacher) and teacher.model:
+                    models[f"{place}.teachers.{name}.model"] = teacher.model
         for key, model in models.items():
             longest = max(model.max_query_tokens, model.max_document_tokens)
             # Batches are padded to multiples of 16.
@@ -115,17 +182,31 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 def _absolute(setting: str) -> str:
     """Return a setting of a path with the path absolute: what is typed counts from here."""
     key, _, value = setting.partition("=")
-    is_path = key.startswith(("data.path.", "audit.known.")) or key == "data.path"
-    is_path = is_path and key != "audit.known.min_level" and not value.startswith("{")
+    own = re.sub(r"^also\.\w+\.", "", key)
+    is_path = own.startswith(("data.path.", "audit.known.")) or own == "data.path"
+    is_path = is_path and own != "audit.known.min_level" and not value.startswith("{")
     return f"{key}={Path(value).expanduser().absolute()}" if is_path else setting
 
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     """Return the recipe with its paths absolute: what a file says counts from the file's folder."""
     known = recipe.audit.known.anchored(folder)
-    recipe = recipe.model_copy(update={"audit": recipe.audit.model_copy(update={"known": known})})
-    if isinstance(recipe.data, DocstringsConfig):
-        return recipe
-    path = recipe.data.path
+    further = {
+        name: one.model_copy(update={"data": _anchored_data(one.data, folder)})
+        for name, one in recipe.also.items()
+    }
+    return recipe.model_copy(
+        update={
+            "audit": recipe.audit.model_copy(update={"known": known}),
+            "data": _anchored_data(recipe.data, folder),
+            "also": further,
+        }
+    )
+
+
+def _anchored_data(data: DataConfig, folder: Path) -> DataConfig:
+    if isinstance(data, DocstringsConfig):
+        return data
+    path = data.path
     absolute = str(folder / Path(path).expanduser()) if isinstance(path, str) else path.anchored(folder)
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": absolute})})
+    return data.model_copy(update={"path": absolute})

@@ -1,11 +1,15 @@
 """A run: the stages in order on one screen, each taken from the store or computed."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from cluster.errors import UserError
 from cluster.session import Session
 from pipelines.encode.pipeline import encode_step, quantize_step
 from pipelines.evaluate.pipeline import evaluate_step
 from pipelines.index.pipeline import index_step
 from pipelines.ingest.pipeline import ingest_step
+from pipelines.mine.config import MineConfig
 from pipelines.mine.pipeline import Shared, mine_steps
 from pipelines.model import Model
 from pipelines.recipe import Recipe
@@ -15,6 +19,7 @@ from pipelines.search.lexical import lexical_step
 from pipelines.search.pipeline import search_step
 from pipelines.steps import Step
 from pipelines.train.pipeline import num_workers, plan_step, train_step
+from pipelines.train.sources import Source
 
 TARGETS = {
     "encode": ("base_embeddings",),
@@ -41,14 +46,12 @@ def plan(recipe: Recipe, session: Session) -> dict[str, Step]:
         return {"data": data, **_corpus_alone(recipe, data, model)}
 
     steps: dict[str, Step] = {"data": data}
-    splits = (mine.split, held_out)
-    steps |= mine_steps(mine, Shared(data, model, encode, splits, session))
-    teachers = {name: steps[f"{name}_candidates"] for name in mine.read_by_select}
-    steps["audit"] = audit_step(data, teachers, {mine.select.filter.method: steps["groups"]}, recipe.audit)
-    guides = {name: steps[key] for name in mine.teachers if (key := f"{name}_embeddings") in steps}
-    steps["order"] = plan_step(data, steps["groups"], model, recipe.train, guides)
-    steps["trained"] = train_step(steps["order"], model, recipe.train, num_workers(session))
-    tuned = model.trained(steps["trained"])
+    splits, tuned = (mine.split, held_out), model
+    for number in range(1, recipe.rounds + 1):
+        made = one_round(recipe, Shared(data, tuned, encode, splits, session))
+        prefix = "" if number == recipe.rounds else f"round{number}."
+        steps |= {f"{prefix}{name}": step for name, step in made.items()}
+        tuned = model.trained(made["trained"])
     evaluation = SearchConfig(retrieval_depth=recipe.evaluate.retrieval_depth, backend=mine.search.backend)
     steps["base_embeddings"] = encode_step(data, model, splits, encode)
     steps["base_ranking"] = search_step(data, steps["base_embeddings"], held_out, evaluation)
@@ -62,6 +65,46 @@ def plan(recipe: Recipe, session: Session) -> dict[str, Step]:
     steps["metrics"] = evaluate_step(data, rankings, recipe.evaluate)
     steps["index"] = index_step(data, steps["tuned_embeddings"], tuned, recipe.index)
     return steps
+
+
+def one_round(recipe: Recipe, shared: Shared) -> dict[str, Step]:
+    """Return the steps that mine with a model and train it on what was found, by name."""
+    data, model, session = shared.data, shared.model, shared.session
+    steps = mine_steps(recipe.mine, shared)
+    teachers = {name: steps[f"{name}_candidates"] for name in recipe.mine.read_by_select}
+    method = recipe.mine.select.filter.method
+    steps["audit"] = audit_step(data, teachers, {method: steps["groups"]}, recipe.audit)
+    guides = dense_teachers(recipe.mine, steps)
+    further = [further_set(name, recipe, model, session) for name in recipe.also]
+    steps |= {f"{source.name}.{key}": step for source, made in further for key, step in made.items()}
+    also = [source for source, _ in further]
+    steps["order"] = plan_step(data, steps["groups"], model, recipe.train, guides, also)
+    steps["trained"] = train_step(steps["order"], model, recipe.train, num_workers(session))
+    return steps
+
+
+def further_set(name: str, recipe: Recipe, model: Model, session: Session) -> tuple[Source, dict[str, Step]]:
+    """Return a data set under `also` as training reads it, and the steps that mine it."""
+    dataset = recipe.also[name]
+    if dataset.query_prompt is not None:
+        model = replace(model, prompts=replace(model.prompts, query=dataset.query_prompt, tasks=()))
+    steps = {"data": ingest_step(dataset.data)}
+    shared = Shared(steps["data"], model, recipe.encode, (dataset.mine.split,), session)
+    steps |= mine_steps(dataset.mine, shared)
+    source = Source(
+        name,
+        steps["data"],
+        steps["groups"],
+        model.prompts,
+        dense_teachers(dataset.mine, steps),
+        recipe.set_settings[name],
+    )
+    return source, steps
+
+
+def dense_teachers(mine: MineConfig, steps: Mapping[str, Step]) -> dict[str, Step]:
+    """Return name -> embeddings of the dense teachers of ``mine``."""
+    return {name: steps[key] for name in mine.teachers if (key := f"{name}_embeddings") in steps}
 
 
 def _corpus_alone(recipe: Recipe, data: Step, model: Model) -> dict[str, Step]:
@@ -88,4 +131,11 @@ def targets(command: str, steps: dict[str, Step]) -> tuple[str, ...]:
             expected="data with labelled queries: docstrings, beir or pairs",
             fix="stope encode embeds a corpus alone",
         )
-    return TARGETS[command]
+    if command == "mine":
+        # What can be mined before anything is trained: of several rounds the first.
+        first = "round1." if "round1.groups" in steps else ""
+        mined = [f"{first}{name}" for name in TARGETS[command]]
+        further = (name for name in steps if name.startswith(first) and name.endswith(".groups"))
+        return tuple(dict.fromkeys([*mined, *further]))
+    earlier = (name for name in steps if name.startswith("round") and name.endswith(".audit"))
+    return (*TARGETS[command], *(earlier if command == "run" else ()))

@@ -139,9 +139,10 @@ METRICS = _table(
 
 PLAN_ORDER = _table(
     "order",
-    2,
+    3,
     [
         _required("step", pa.int64()),
+        _required("stage", pa.int16()),
         _required("query", pa.int64()),
         _required("positive", pa.int64()),
         _required("negatives", pa.list_(pa.int64())),
@@ -150,6 +151,11 @@ PLAN_ORDER = _table(
         _required("scores", pa.list_(pa.list_(pa.float32()))),
         # Of each negative: the queries it answers.
         _required("answers", pa.list_(pa.list_(pa.int64()))),
+        # `main`, or a name under the recipe's `also`.
+        _required("dataset", pa.string()),
+        _required("task", pa.string()),
+        # Whose documents are negatives: of the whole batch, of the rows of its task, of its own group.
+        _required("scope", pa.string()),
     ],
 )
 

@@ -1,7 +1,7 @@
 """From a recipe to the work of its steps: the one place that knows what a run consists of."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -100,11 +100,16 @@ class _Steps:
         if not self._asked_ever():
             # A corpus alone can be embedded, and nothing else.
             return [*steps, *self._encoded("base_embeddings", self.base, steps)]
-        steps += self._teachers()
-        steps += [
+        one_round = [
+            *self._teachers(),
             PlannedStep("groups", "select", "negatives", self._select()),
             PlannedStep("order", "plan", "batches", self._plan()),
             PlannedStep("trained", "train", self.base.name, self._train()),
+        ]
+        for number in range(1, recipe.rounds):
+            steps += [replace(step, name=f"round{number}.{step.name}") for step in one_round]
+        steps += one_round
+        steps += [
             *self._encoded("base_embeddings", self.base, steps),
             PlannedStep(
                 "base_ranking", "search", "base", self._search(self.base, self.held_out, self.ranked)

@@ -1,4 +1,4 @@
-"""Attention for training on a processor: plain matrix products in the dtype of autocast.
+"""Attention for training as plain matrix products, in the dtype of autocast.
 
 Shapes: B texts, H heads, T tokens, d dimensions of a head.
 """
@@ -12,9 +12,10 @@ NAME = "stope_plain"
 def use_plain_attention(backbone: nn.Module) -> None:
     """Switch ``backbone`` to this module's attention.
 
-    For bfloat16 alone: there torch's scaled_dot_product_attention has a scalar backward pass on processors, which
-    takes half of a training step of a small encoder (torch 2.13: 2,900 tokens/s against 5,400 with plain matrix
-    products). In float32 it is the other way round: plain products take 1.4 times as long.
+    For dropout, whose masks fused attention draws itself, and for bfloat16 on processors: there torch's
+    scaled_dot_product_attention has a scalar backward pass, which takes half of a training step of a small encoder
+    (torch 2.13: 2,900 tokens/s against 5,400 with plain matrix products). In float32 without dropout it is the other
+    way round: plain products take 1.4 times as long.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
@@ -39,6 +40,8 @@ def plain_attention(
     Autocast is off inside: the inputs have its dtype already, and it would turn the softmax to float32 and
     back, which costs more than both products. The softmax sums in float32 whatever its dtype.
 
+    Dropout draws by the text: pipelines.train.dropout has told ``module`` where from.
+
     Returns:
         [B, T, H, d], and no weights.
     """
@@ -50,5 +53,7 @@ def plain_attention(
         scores_BHTT = (query_BHTd * scale) @ key_BHTd.transpose(2, 3)
         if attention_mask is not None:
             scores_BHTT = scores_BHTT + attention_mask[..., : scores_BHTT.shape[-1]].to(scores_BHTT.dtype)
-        weights_BHTT = nn.functional.dropout(scores_BHTT.softmax(dim=-1), dropout, module.training)
+        weights_BHTT = scores_BHTT.softmax(dim=-1)
+        if dropout and module.training:
+            weights_BHTT = module.stope_rows.drop(weights_BHTT, dropout, module.stope_layer)  # type: ignore[operator, union-attr]
         return (weights_BHTT @ value_BHTd.to(weights_BHTT.dtype)).transpose(1, 2).contiguous(), None

@@ -123,10 +123,6 @@ def rank_batch(
     rows_M = np.concatenate([each for each, _ in everyone])
     counted_M = np.concatenate([weights for _, weights in everyone]) > 0
 
-    mask_BN = np.zeros((len(own_rows), dealt.num_columns), dtype=bool)
-    mask_BN[:, list(dealt.column_of.values())] = True
-    for index, row in enumerate(own_rows):
-        mask_BN[index, [dealt.column_of[document] for document in order.masked_of(row)]] = False
     query_rows = queries.rows(order.queries[rows])
     query_lengths = queries.tokens.offsets[query_rows + 1] - queries.tokens.offsets[query_rows]
     own_queries = np.split(queries.rows(order.queries[own_rows]), cut_rows([], len(own_rows), max_rows))
@@ -138,7 +134,7 @@ def rank_batch(
         inputs=[*passes, *dealt.passes, *answered.passes],
         num_passes=(len(passes), len(dealt.passes), len(answered.passes)),
         positive_B=_columns(dealt.column_of, order.positives[own_rows]),
-        mask_BN=torch.from_numpy(mask_BN),
+        mask_BN=torch.from_numpy(_negatives(order, own_rows, rows, dealt)),
         weights_B=torch.from_numpy(weights_B),
         other_BM=torch.from_numpy(order.unrelated(own_rows, rows)[:, rows_M - rows[0]] & counted_M),
         positive_M=_columns(dealt.column_of, order.positives[rows_M]),
@@ -153,6 +149,20 @@ def rank_batch(
         num_tokens=dealt.num_tokens + answered.num_tokens + int(query_lengths.sum()),
         queries=order.queries[rows],
     )
+
+
+def _negatives(order: Order, own_rows: np.ndarray, rows: np.ndarray, dealt: DealtTexts) -> np.ndarray:
+    """Return mask_BN: the documents within each row's scope, without those that the plan masks."""
+    mask_BN = np.zeros((len(own_rows), dealt.num_columns), dtype=bool)
+    columns: dict[tuple[str, int], list[int]] = {}
+    for index, row in enumerate(own_rows):
+        scope = order.scope_of(row)
+        if scope not in columns:
+            found = order.documents(rows[order.within(scope, rows)])
+            columns[scope] = [dealt.column_of[document] for document in found.tolist()]
+        mask_BN[index, columns[scope]] = True
+        mask_BN[index, [dealt.column_of[document] for document in order.masked_of(row)]] = False
+    return mask_BN
 
 
 def _columns(column_of: dict[int, int], ordinals: np.ndarray) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """What the ranks and the driver tell each other while the ranks train."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,48 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """One row of the table `training_metrics`: retrieval on the dev cut.
+
+    Args:
+        steps: How many the weights have behind them; 0 for those that the training began with.
+        metric: Name and rank, `ndcg@10`.
+        value: Mean over the queries; NaN where the embeddings are not finite.
+    """
+
+    steps: int
+    metric: str
+    value: float
+
+
+@dataclass
+class History:
+    """What a training has behind it.
+
+    Args:
+        steps: One record a step.
+        evaluations: In their order.
+    """
+
+    steps: list[StepRecord] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Reading:
     """A step and how fast it went.
 
     Args:
         record: Of the step.
         tokens_per_s: Running mean.
+        peak_share: Of the rate of plain matrix products on all ranks, 0 to 1. None: it was not measured.
+        evaluations: Made since the step before.
     """
 
     record: StepRecord
     tokens_per_s: float
+    peak_share: float | None = None
+    evaluations: tuple[Evaluation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,18 +95,36 @@ class Board:
     def __init__(self) -> None:
         self._unread: list[Reading] = []
         self._tokens_per_s: float | None = None
+        self._peak_tokens_per_s: float | None = None
         self._failure: BadLoss | Exception | None = None
         self._stop = False
 
-    def post(self, record: StepRecord, seconds: float, failure: BadLoss | None) -> bool:
-        """Take the newest step, how long it took, and why it is the last one, if it is.
+    def begin(self, peak_tokens_per_s: float) -> None:
+        """Take how many tokens the ranks would train on, if they did nothing but multiply matrices."""
+        self._peak_tokens_per_s = peak_tokens_per_s
+
+    def post(
+        self,
+        record: StepRecord,
+        seconds: float,
+        failure: BadLoss | None,
+        evaluations: Sequence[Evaluation] = (),
+    ) -> bool:
+        """Take the newest step.
+
+        Args:
+            record: Of the step.
+            seconds: It took.
+            failure: Why it is the last one, if it is.
+            evaluations: Made since the step before.
 
         Returns:
             Whether the driver asks for an end.
         """
         rate, before = record.tokens / seconds, self._tokens_per_s
         self._tokens_per_s = rate if before is None else 0.8 * before + 0.2 * rate
-        self._unread.append(Reading(record, self._tokens_per_s))
+        share = self._tokens_per_s / self._peak_tokens_per_s if self._peak_tokens_per_s else None
+        self._unread.append(Reading(record, self._tokens_per_s, share, tuple(evaluations)))
         self._failure = self._failure or failure
         return self._stop
 

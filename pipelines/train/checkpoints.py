@@ -2,47 +2,132 @@
 
 import json
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
+import torch
+from ray.train.v2.api.report_config import CheckpointUploadMode
 from torch import distributed
 
-from pipelines.train.board import StepRecord
+from pipelines.train.board import Evaluation, History, StepRecord
+from pipelines.train.engine import Trainable
+from pipelines.train.owner import Owner, check_owner
+from pipelines.train.universal import converted
 
 _TAG = "state"
-_HISTORY = "steps.json"
+_NOTE = "training.json"
+POLL_S = 0.02
 
 
-def write(engine: Any, history: list[StepRecord], directory: Path) -> None:
-    """Write this rank's part of weights and optimizer state; rank 0 writes the steps so far as well.
+def write(engine: Any, history: History, owner: Owner, directory: Path) -> None:
+    """Write this rank's part of weights and optimizer state; rank 0 writes what is behind them as well.
 
     The files of all ranks have different names and together make the checkpoint.
     """
     engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
     if distributed.get_rank() == 0:
-        (directory / _HISTORY).write_text(json.dumps([asdict(record) for record in history]))
+        note = {"ranks": distributed.get_world_size(), "owner": asdict(owner), "history": asdict(history)}
+        (directory / _NOTE).write_text(json.dumps(note))
 
 
-def read(engine: Any, directory: Path) -> list[StepRecord]:
-    """Restore a checkpoint that as many ranks wrote, and return the steps it has behind it."""
+def restore(
+    directory: Path, owner: Owner, make: Callable[[bool], Trainable], node: str
+) -> tuple[Trainable, History]:
+    """Build the engine that a checkpoint needs, and load it; every rank must take part.
+
+    Args:
+        directory: Of the checkpoint; however many ranks wrote it.
+        owner: The training that is to go on.
+        make: Builds the engine, told whether it is to read a universal checkpoint.
+        node: Names this rank's node.
+
+    Raises:
+        UserError: The checkpoint belongs to another training.
+    """
+    note = json.loads((directory / _NOTE).read_text())
+    check_owner(Owner(**note["owner"]), owner, str(directory))
+    records = note["history"]
+    history = History(
+        [StepRecord(**record) for record in records["steps"]],
+        [Evaluation(**record) for record in records["evaluations"]],
+    )
+    other = note["ranks"] != distributed.get_world_size()
+    trainable = make(other)
+    source: AbstractContextManager[Path] = (
+        converted(directory, _TAG, node) if other else nullcontext(directory)
+    )
+    with source as folder:
+        _load(trainable.engine, folder)
+    return trainable, history
+
+
+def _load(engine: Any, directory: Path) -> None:
+    groups = engine.optimizer.param_groups
+    decays = [group["weight_decay"] for group in groups]
     engine.load_checkpoint(str(directory), tag=_TAG)
-    return [StepRecord(**record) for record in json.loads((directory / _HISTORY).read_text())]
+    # Of a universal checkpoint DeepSpeed 0.19's stage 3 gives every group the settings of the first, and all groups
+    # one tensor that counts the steps, which each of them would raise.
+    for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
+    for state in engine.optimizer.optimizer.state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].clone()
 
 
-def save(engine: Any, history: list[StepRecord]) -> None:
-    """Report a checkpoint to Ray Train; a barrier for all ranks."""
-    with tempfile.TemporaryDirectory(prefix="stope-checkpoint-") as directory:
-        write(engine, history, Path(directory))
-        checkpoint = ray.train.Checkpoint.from_directory(directory)
-        ray.train.report({"step": history[-1].step}, checkpoint=checkpoint)
+class Saver:
+    """Writes checkpoints to this node's disk; Ray Train carries each to the storage while the training goes on.
+
+    Args:
+        engine: DeepSpeed's.
+        history: Of the training, which adds to it.
+        owner: The training.
+    """
+
+    def __init__(self, engine: Any, history: History, owner: Owner) -> None:
+        self._engine, self._history, self._owner = engine, history, owner
+        self._leaving: Path | None = None
+
+    def save(self) -> None:
+        """Write a checkpoint, once the one before is in the storage; a barrier for all ranks.
+
+        It counts when Ray Train has all ranks' parts: a rank that is lost before that resumes from the one before.
+        """
+        self._wait()
+        directory = Path(tempfile.mkdtemp(prefix="stope-checkpoint-"))
+        write(self._engine, self._history, self._owner, directory)
+        ray.train.report(
+            {"step": self._history.steps[-1].step},
+            checkpoint=ray.train.Checkpoint.from_directory(str(directory)),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        )
+        self._leaving = directory
+
+    def _wait(self) -> None:
+        # Ray Train removes the folder when it has stored it; where it cannot, it ends this process.
+        while self._leaving and self._leaving.exists():
+            time.sleep(POLL_S)
 
 
-def load(engine: Any) -> list[StepRecord]:
-    """Restore the last checkpoint that was reported, if any, and return the steps it has behind it."""
+@contextmanager
+def latest() -> Iterator[Path | None]:
+    """Yield the folder of the last checkpoint that was reported, if any."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return []
+        yield None
+        return
     with checkpoint.as_directory() as directory:
-        return read(engine, Path(directory))
+        yield Path(directory)
+
+
+def resume_or_begin(owner: Owner, make: Callable[[bool], Trainable]) -> tuple[Trainable, History]:
+    """Return the training as its last checkpoint left it, else at its beginning; see restore."""
+    with latest() as directory:
+        if directory is None:
+            return make(False), History()
+        return restore(directory, owner, make, ray.get_runtime_context().get_node_id())

@@ -51,10 +51,10 @@ def check_plan(summary: Mapping[str, Any], config: TrainConfig) -> None:
         UserError: A teacher that scored nothing or is not named, scores out of range, no negative that answers a
             query, a warm-up that never ends.
     """
-    steps = int(summary["steps"])
+    steps = min(summary["stage_steps"])
     if config.warmup_steps is not None and config.warmup_steps >= steps:
         raise UserError(
-            "the warm-up is as long as the training",
+            f"the warm-up is as long as {'a stage of ' if len(config.stages) > 1 else ''}the training",
             where="train.warmup_steps",
             got=str(config.warmup_steps),
             expected=f"less than {steps} steps",

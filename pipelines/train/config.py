@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+from pipelines.schemas import Split
 from pipelines.train.loss_config import (
     BixseConfig,
     ClpConfig,
@@ -12,6 +13,7 @@ from pipelines.train.loss_config import (
     SpreadOutConfig,
     plain_terms,
 )
+from pipelines.train.stage_config import BatchesConfig, Order, StageConfig, check_batches
 
 OWNED_KEYS = {
     "train_batch_size": "batch_size",
@@ -38,9 +40,6 @@ UNFELT = {
 }
 """Fields of TrainConfig that leave the trained model as it is."""
 
-PLANNED = {"epochs", "batch_size", "num_negatives", "seed"}
-"""Fields of TrainConfig that decide the order of the batches."""
-
 
 class LoraConfig(BaseModel):
     """Low-rank updates of linear layers; all other weights stay as they are."""
@@ -52,11 +51,33 @@ class LoraConfig(BaseModel):
     alpha: float = Field(default=32.0, gt=0, allow_inf_nan=False)
     """The update is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of the update's input. 0: off; above 0 the result depends on the number of workers."""
+    """Of the update's input. 0: off; drawn as train.dropout is."""
     targets: tuple[str, ...] = Field(default=("*",), min_length=1)
     """Names of linear layers, in full or from a dot on (`query`, `attention.*`); `*`: all of them."""
     keep_adapter: bool = False
     """Whether the update is written on its own too, in `adapter/`; the trained model always has it merged in."""
+
+
+class DevConfig(BaseModel):
+    """Retrieval on a small part of the corpus, measured by the ranks themselves between two steps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: Split = "dev"
+    """Whose queries are asked."""
+    queries: int = Field(default=200, ge=1)
+    """Of them, at most; drawn by train.seed."""
+    documents: int = Field(default=2000, ge=1)
+    """In which they are looked for: every positive of these queries, however many there are, and random ones up to
+    this number. Values lie above those of the whole corpus, which evaluate measures."""
+    every_steps: int = Field(default=50, ge=1)
+    """Between two evaluations; there is one before the first step and one after the last, too."""
+    metric: str = Field(default="ndcg@10", pattern=r"^(ndcg|mrr|recall)@[1-9]\d{0,3}$")
+    """What counts: ndcg, mrr or recall, at a rank."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many evaluations in a row without a gain. Null: train all steps."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights become the trained model: those of the best evaluation, or the last ones."""
 
 
 class TrainConfig(BaseModel):
@@ -71,6 +92,14 @@ class TrainConfig(BaseModel):
     num_negatives: int = Field(default=1, ge=0)
     """Mined negatives of a query in one step, taken in turn where more were mined. 0: in-batch negatives
     only."""
+    in_batch_negatives: bool | None = None
+    """Whether documents of other rows are negatives; a loss may leave them out too. Null: yes, except for queries of
+    the tasks classification, clustering and sts."""
+    batches: BatchesConfig = BatchesConfig()
+    """Which rows meet in a batch."""
+    stages: tuple[StageConfig, ...] = ()
+    """Stretches of the training, one after the other, each with its own data, negatives and learning rate. Empty: one,
+    with the settings beside this one."""
     max_document_tokens: int | None = Field(default=None, ge=4)
     """Documents are cut here while training, special tokens counted; the tuned model still reads as many as the model
     does. Half of them take half the time, and what tells documents apart often stands first. Null: as the model."""
@@ -91,8 +120,8 @@ class TrainConfig(BaseModel):
     loss: Losses = (InfonceConfig(),)
     """A loss with its own settings, or a list of losses that are added up, each times its `weight`."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of the backbone. 0: off, and the result does not depend on the number of workers; above 0 each worker
-    draws its own, seeded by seed, step and rank."""
+    """Of the backbone. 0: off. What is dropped of a text hangs on seed, step, text and layer alone, so the result does
+    not depend on the number of workers; above 0 attention runs as plain matrix products, which takes longer."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; weights, gradients and optimizer state stay float32. Auto: bfloat16 where the model
     runs in it, else float32."""
@@ -128,6 +157,8 @@ class TrainConfig(BaseModel):
     """A project of Weights & Biases that gets the same numbers; wandb must be installed and logged in. Null: none."""
     mlflow: str | None = Field(default=None, min_length=1)
     """The tracking URI of MLflow that gets them; credentials belong into the environment. Null: none."""
+    dev: DevConfig | None = None
+    """Measure retrieval on a cut of the data while training; `{}` takes the defaults. Null: do not."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of the order of the groups, the choice of positives and negatives, and dropout."""
     deepspeed: dict[str, JsonValue] = {}
@@ -160,6 +191,11 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 "only_train and lora both say what is trained: with lora, name lora.targets alone"
             )
+        if self.zero_stage < 3 and "offload_param" in str(self.deepspeed):
+            raise ValueError(
+                f"deepspeed.zero_optimization.offload_param needs zero_stage 3, not {self.zero_stage}: "
+                "set zero_stage: 3 or remove it"
+            )
         if self.offload != "none" and "offload_optimizer" in str(self.deepspeed):
             raise ValueError(
                 "deepspeed.zero_optimization.offload_optimizer follows from train.offload: remove it"
@@ -172,11 +208,16 @@ class TrainConfig(BaseModel):
             in_group = not isinstance(term, InfonceConfig | BixseConfig | SpreadOutConfig) or not getattr(
                 term, "in_batch_negatives", True
             )
-            if in_group and not self.num_negatives:
+            if in_group and 0 in (self.num_negatives, *(stage.num_negatives for stage in self.stages)):
                 raise ValueError(
                     f"loss {term.name} compares a query's own negatives and num_negatives is 0: "
                     "set num_negatives to 1 or more"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_fit_the_stages(self) -> "TrainConfig":
+        check_batches(self.batches, self.orders)
         return self
 
     @model_validator(mode="after")
@@ -187,15 +228,22 @@ class TrainConfig(BaseModel):
         return self
 
     @property
+    def orders(self) -> tuple[Order, ...]:
+        """How the batches of each stage are ordered."""
+        return tuple(stage.order or self.batches.order for stage in self.stages) or (self.batches.order,)
+
+    @property
+    def peaks(self) -> tuple[float, ...]:
+        """The highest learning rate of each stage."""
+        return tuple(stage.learning_rate or self.learning_rate for stage in self.stages) or (
+            self.learning_rate,
+        )
+
+    @property
     def guide(self) -> str | None:
         """The teacher whose embeddings the plan must hold."""
         guides = (t.guide for t in plain_terms(self.loss) if isinstance(t, InfonceConfig) and t.guide)
         return next(guides, None)
-
-    @property
-    def draws_dropout(self) -> bool:
-        """Whether a step draws random numbers, which every rank has its own of."""
-        return bool(self.dropout or (self.lora and self.lora.dropout))
 
     @property
     def max_answers(self) -> int:

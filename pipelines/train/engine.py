@@ -1,5 +1,6 @@
 """The model under DeepSpeed: float32 weights, gradients and optimizer state, matrix products in bfloat16."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import distributed, nn
 
 from models.adapters import Lora, add_lora, train_only
 from models.encoder import Encoder
+from models.errors import ModelError
 from pipelines.train.attention import use_plain_attention
 from pipelines.train.checks import check_dimensions
 from pipelines.train.config import TrainConfig
 from pipelines.train.dealing import Inputs
+from pipelines.train.dropout import Rows, check_draws, row_keys, seed_by_row
 
 
 class Tower(nn.Module):
@@ -26,19 +29,41 @@ class Tower(nn.Module):
         encoder: With float32 weights.
         dtype: Of matrix products. bfloat16 through autocast: with weights rounded to bfloat16 the gradient of
             a contrastive loss at temperature 0.05 was 17% off, through autocast 1%, in the same time.
+        rows: What the encoder's dropouts draw by. None: it has none, or only evaluates.
     """
 
-    def __init__(self, encoder: Encoder, dtype: str) -> None:
+    def __init__(self, encoder: Encoder, dtype: str, rows: Rows | None = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.dtype = getattr(torch, dtype)
+        self.rows = rows or Rows()
 
-    def forward(self, batches: list[Inputs]) -> list[torch.Tensor]:
-        """Return the embeddings [B, D], float32, of each batch."""
+    def forward(self, batches: list[Inputs], seeds: Sequence[int] | None = None) -> list[torch.Tensor]:
+        """Embed batch by batch.
+
+        Args:
+            batches: Padded tensors.
+            seeds: Of the dropout of each batch. None: in evaluation, where nothing is dropped.
+
+        Returns:
+            Embeddings [B, D], float32, of each batch.
+        """
         device = self.encoder.device
         low = self.dtype != torch.float32
+        embedded = []
         with torch.autocast(device.type, dtype=self.dtype if low else None, enabled=low):
-            return [self.encoder(*(tensor.to(device) for tensor in inputs)) for inputs in batches]
+            for place, inputs in enumerate(batches):
+                on_device = self._fitting(inputs, device)
+                keys_B = None if seeds is None else row_keys(on_device, seeds[place])
+                with self.rows.passing(keys_B):
+                    embedded.append(self.encoder(*on_device))
+        return embedded
+
+    def _fitting(self, inputs: Inputs, device: torch.device) -> Inputs:
+        """Return the inputs on the model's device, without padding that goes beyond the model's positions."""
+        most = self.encoder.max_tokens
+        ids_BT, mask_BT, pool_BT = (tensor[:, :most].to(device) for tensor in inputs)
+        return ids_BT, mask_BT, pool_BT
 
 
 @dataclass(frozen=True)
@@ -54,29 +79,37 @@ class Trainable:
     engine: Any
 
 
-def make_trainable(encoder: Encoder, config: TrainConfig, dtype: str) -> Trainable:
+def make_trainable(
+    encoder: Encoder, config: TrainConfig, dtype: str, reads_universal: bool = False
+) -> Trainable:
     """Put ``encoder`` under DeepSpeed; the process group exists already.
 
     Args:
         encoder: With float32 weights; changed in place.
         config: Of the training.
         dtype: Resolved, of matrix products.
+        reads_universal: Whether the checkpoint that it is to load was written by another number of ranks.
 
     Raises:
-        ModelError: A pattern of `lora.targets` or `only_train` matches nothing, or matryoshka's prefixes are longer
-            than an embedding.
+        ModelError: A pattern of `lora.targets` or `only_train` matches nothing, matryoshka's prefixes are longer
+            than an embedding, the ZeRO stage does not fit the model, or the model draws random numbers of its own.
     """
     check_dimensions(config, encoder.dimension)
+    check_layout(encoder, config)
     set_dropout(encoder, config.dropout)
     lora = lora_of(config)
     if lora:
         add_lora(encoder.backbone, lora, config.seed)
     if config.only_train:
         train_only(encoder.backbone, config.only_train)
+    rows = seed_by_row(encoder.backbone)
+    check_draws(encoder.backbone, rows)
     if encoder.device.type == "cpu" and dtype == "bfloat16":
         use_plain_attention(encoder.backbone)
     if config.gradient_checkpointing:
-        encoder.backbone.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        # The second pass of a layer comes when the keys of its texts have left.
+        options = {"use_reentrant": False, "context_fn": rows.again}
+        encoder.backbone.gradient_checkpointing_enable(options)  # type: ignore[operator]
     # Otherwise DeepSpeed compiles a shared-memory collective for a minute, and needs a compiler for it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
@@ -94,15 +127,37 @@ def make_trainable(encoder: Encoder, config: TrainConfig, dtype: str) -> Trainab
         lr=config.learning_rate,
         fused=True,
     )
-    tower = Tower(encoder, dtype).train()
-    engine, *_ = deepspeed.initialize(model=tower, optimizer=optimizer, config=deepspeed_config(config))
+    tower = Tower(encoder, dtype, rows).train()
+    settings = deepspeed_config(config)
+    if reads_universal:
+        settings["checkpoint"] = {**_mapping(settings, "checkpoint"), "load_universal": True}
+    engine, *_ = deepspeed.initialize(model=tower, optimizer=optimizer, config=settings)
     return Trainable(encoder, engine)
+
+
+def check_layout(encoder: Encoder, config: TrainConfig) -> None:
+    """Refuse a ZeRO stage that the model's layout does not go with.
+
+    Raises:
+        ModelError: It does not.
+    """
+    # DeepSpeed's mark of weights that only some ranks hold; its stage 3 ends with an assertion.
+    experts = [
+        name for name, weight in encoder.named_parameters() if getattr(weight, "allreduce", True) is False
+    ]
+    if experts and config.zero_stage == 3:
+        raise ModelError(
+            "ZeRO stage 3 cannot share out experts that only some ranks hold",
+            "train.zero_stage",
+            got=f"3, with {experts[0]}",
+            expected="1 or 2",
+            fix="set train.zero_stage: 2",
+        )
 
 
 def deepspeed_config(config: TrainConfig) -> dict[str, JsonValue]:
     """Return DeepSpeed's own configuration: the user's settings, and those that follow from the recipe."""
-    zero = config.deepspeed.get("zero_optimization", {})
-    assert isinstance(zero, dict)
+    zero = _mapping(config.deepspeed, "zero_optimization")
     offload: dict[str, JsonValue] = {}
     if config.offload == "optimizer":
         offload = {"offload_optimizer": {"device": "cpu", "pin_memory": False}}
@@ -121,6 +176,12 @@ def deepspeed_config(config: TrainConfig) -> dict[str, JsonValue]:
     }
 
 
+def _mapping(settings: dict[str, JsonValue], key: str) -> dict[str, JsonValue]:
+    value = settings.get(key, {})
+    assert isinstance(value, dict)
+    return value
+
+
 def lora_of(config: TrainConfig) -> Lora | None:
     """Return the adapters that a recipe asks for."""
     asked = config.lora
@@ -137,13 +198,19 @@ def set_dropout(encoder: Encoder, dropout: float) -> None:
             module.attention_dropout = dropout  # type: ignore[assignment]
 
 
-def whole_weights(trainable: Trainable) -> dict[str, torch.Tensor]:
+def whole_weights(trainable: Trainable, trained_only: bool = False) -> dict[str, torch.Tensor]:
     """Return copies of the encoder's weights, float32, on the processor.
 
     Every rank must call it; rank 0 gets them, the others nothing.
+
+    Args:
+        trainable: The encoder and its engine.
+        trained_only: Leave out what is frozen.
     """
     weights: dict[str, torch.Tensor] = {}
     for name, parameter in trainable.encoder.named_parameters():
+        if trained_only and not parameter.requires_grad:
+            continue
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             if distributed.get_rank() == 0:
                 weights[name] = parameter.detach().to("cpu", torch.float32, copy=True)

@@ -1,8 +1,10 @@
 """The trained model as a directory that sentence-transformers and transformers load."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +13,10 @@ from torch import distributed
 from models.adapters import merge_lora, save_adapter
 from models.checkpoint import load_encoder, resolve_model, save_encoder, verify_export
 from pipelines import schemas
-from pipelines.train.board import StepRecord
+from pipelines.train import best_weights
+from pipelines.train.board import History
 from pipelines.train.card import model_card
+from pipelines.train.dev_metric import best
 from pipelines.train.engine import Trainable, lora_of, whole_weights
 from pipelines.train.task import TrainTask
 from pipelines.train.tokens import TokenStore, read_texts
@@ -20,8 +24,21 @@ from pipelines.train.tokens import TokenStore, read_texts
 NUM_CHECKED_TEXTS = 100
 
 
-def export(trainable: Trainable, history: list[StepRecord], task: TrainTask) -> None:
-    """Write the float32 weights, adapters merged in, and the table of the steps.
+TRAINING_METRICS = pa.schema(
+    [
+        pa.field("steps", pa.int64(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+    ],
+    metadata={b"stope.table": b"training_metrics", b"stope.version": b"1"},
+)
+"""Retrieval on the dev cut after so many steps."""
+
+
+def export(trainable: Trainable, history: History, task: TrainTask) -> None:
+    """Write the float32 weights, adapters merged in, and the tables of the steps and of the evaluations.
+
+    The weights are the last ones, or those of the best evaluation where the recipe says so.
 
     Every rank must call it, rank 0 writes.
 
@@ -31,6 +48,9 @@ def export(trainable: Trainable, history: list[StepRecord], task: TrainTask) -> 
     weights = whole_weights(trainable)
     if distributed.get_rank() != 0:
         return
+    chosen = best(history.evaluations)
+    if chosen and task.config.dev and task.config.dev.keep == "best":
+        weights |= best_weights.load(task.writer, chosen.steps)
     lora = lora_of(task.config)
     adapted, weights = weights, merge_lora(weights, lora) if lora else weights
     source = resolve_model(task.model.location)
@@ -48,5 +68,11 @@ def export(trainable: Trainable, history: list[StepRecord], task: TrainTask) -> 
         with tempfile.TemporaryDirectory(prefix="stope-adapter-") as directory:
             save_adapter(adapted, lora, directory, base=task.model.location)
             task.writer.put_directory("adapter", Path(directory))
-    table = pa.Table.from_pylist([asdict(record) for record in history], schema=schemas.TRAINING_STEPS)
-    task.writer.write_shard("training_steps", 0, schemas.conform(table, schemas.TRAINING_STEPS))
+    if task.config.dev:
+        _write(task, "training_metrics", history.evaluations, TRAINING_METRICS)
+    _write(task, "training_steps", history.steps, schemas.TRAINING_STEPS)
+
+
+def _write(task: TrainTask, table: str, records: Sequence[Any], schema: pa.Schema) -> None:
+    rows = pa.Table.from_pylist([asdict(record) for record in records], schema=schema)
+    task.writer.write_shard(table, 0, schemas.conform(rows, schema))

@@ -33,6 +33,7 @@ class Follower:
         self._board, self._num_steps, self._progress = board, num_steps, progress
         self._watch = Watch(loggers, progress.log)
         self._shown: int | None = None
+        self._measured = ""
         self._complete = False
         self._stopping, self._done = threading.Event(), threading.Event()
         progress.total(num_steps, "steps")
@@ -79,12 +80,21 @@ class Follower:
             self._shown = readings[0].record.step
             self._progress.total(self._num_steps, "steps", done=self._shown)
         record = readings[-1].record
-        note = (
-            f"loss {record.loss:.4f}  gradient {record.gradient_norm:.3g}  "
-            f"{readings[-1].tokens_per_s:,.0f} tokens/s"
-        )
+        for evaluation in (each for reading in readings for each in reading.evaluations):
+            self._measured = f"  dev {evaluation.metric} {evaluation.value:.3f}"
+        note = shown(readings[-1]) + self._measured
         self._progress.advance(record.step + 1 - self._shown, STOPPING if self.stopping else note)
         self._shown = record.step + 1
+
+
+def shown(reading: "Reading") -> str:
+    """Return what the live line says of a step."""
+    record = reading.record
+    share = "" if reading.peak_share is None else f"  {reading.peak_share:.0%} of peak"
+    return (
+        f"loss {record.loss:.4f}  gradient {record.gradient_norm:.3g}  "
+        f"{reading.tokens_per_s:,.0f} tokens/s{share}"
+    )
 
 
 @contextmanager

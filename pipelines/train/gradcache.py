@@ -2,9 +2,10 @@
 
 First every pass without a graph; then the loss on the embeddings alone, and its gradient on each of them; then
 every pass once more, with a graph, into which that gradient is injected. The memory of activations is that of one
-pass. Equal to the big batch, dropout included: the second time a pass draws the random numbers of the first.
+pass. Equal to the big batch, dropout included: its masks hang on the text, not on when it is embedded.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,49 +15,27 @@ from pipelines.train.dealing import Inputs
 
 
 @dataclass(frozen=True)
-class RandomState:
-    """Where torch's generators stood, the only ones that dropout draws from."""
-
-    processor: torch.Tensor
-    device: torch.Tensor | None
-
-    @classmethod
-    def now(cls, device: torch.device) -> "RandomState":
-        """Note where they stand."""
-        return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
-
-    def restore(self, device: torch.device) -> None:
-        """Set them back."""
-        torch.set_rng_state(self.processor)
-        if self.device is not None:
-            torch.cuda.set_rng_state(self.device, device)
-
-
-@dataclass(frozen=True)
 class Cache:
     """The passes of a batch, embedded without a graph.
 
     Args:
         inputs: Padded tensors, pass by pass.
-        states: Random state before each pass.
+        seeds: Of each pass's dropout.
         embedded: Leaves [B, D] that take the loss's gradient, one a pass.
-        device: Where the model is.
     """
 
     inputs: list[Inputs]
-    states: list[RandomState]
+    seeds: Sequence[int]
     embedded: list[torch.Tensor]
-    device: torch.device
 
 
-def embed_passes(engine: Any, inputs: list[Inputs], device: torch.device) -> Cache:
+def embed_passes(engine: Any, inputs: list[Inputs], seeds: Sequence[int]) -> Cache:
     """Embed pass by pass, without a graph. Every rank must have the same number of passes."""
-    states, embedded = [], []
-    for each in inputs:
-        states.append(RandomState.now(device))
+    embedded: list[torch.Tensor] = []
+    for each, seed in zip(inputs, seeds, strict=True):
         with torch.no_grad():
-            embedded += engine([each])
-    return Cache(inputs, states, [emb_BD.requires_grad_() for emb_BD in embedded], device)
+            embedded += engine([each], [seed])
+    return Cache(inputs, seeds, [emb_BD.requires_grad_() for emb_BD in embedded])
 
 
 def backward_passes(engine: Any, cache: Cache, loss: torch.Tensor) -> None:
@@ -69,14 +48,11 @@ def backward_passes(engine: Any, cache: Cache, loss: torch.Tensor) -> None:
         loss: A scalar.
     """
     gradients = torch.autograd.grad(loss, cache.embedded, allow_unused=True, materialize_grads=True)
-    after = RandomState.now(cache.device)
     last = len(cache.inputs) - 1
-    for place, (inputs, state, gradient_BD) in enumerate(
-        zip(cache.inputs, cache.states, gradients, strict=True)
+    for place, (inputs, seed, gradient_BD) in enumerate(
+        zip(cache.inputs, cache.seeds, gradients, strict=True)
     ):
         engine.set_gradient_accumulation_boundary(place == last)
-        state.restore(cache.device)
-        (emb_BD,) = engine([inputs])
+        (emb_BD,) = engine([inputs], [seed])
         # Its gradient on the embeddings is the injected one.
         engine.backward((emb_BD * gradient_BD).sum())
-    after.restore(cache.device)

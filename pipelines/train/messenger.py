@@ -1,12 +1,13 @@
 """Rank 0's line to the driver, and what all ranks agree to do after a step."""
 
 import time
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
 import ray
 
-from pipelines.train.board import BadLoss, StepRecord
+from pipelines.train.board import BadLoss, Evaluation, StepRecord
 
 
 class Wish(IntEnum):
@@ -33,9 +34,19 @@ class Messenger:
         self._saved = time.monotonic()
         self._posted: Any = None
 
-    def post(self, record: StepRecord, seconds: float, failure: BadLoss | None) -> None:
+    def begin(self, peak_tokens_per_s: float) -> None:
+        """Say what the ranks could do at most."""
+        self._board.begin.remote(peak_tokens_per_s)
+
+    def post(
+        self,
+        record: StepRecord,
+        seconds: float,
+        failure: BadLoss | None,
+        evaluations: Sequence[Evaluation] = (),
+    ) -> None:
         """Send a step; waited for only where the driver must have it before this process ends."""
-        self._posted = self._board.post.remote(record, seconds, failure)
+        self._posted = self._board.post.remote(record, seconds, failure, evaluations)
         if failure:
             ray.get(self._posted)
 

@@ -12,30 +12,41 @@ class Order:
 
     Args:
         first_rows: int64 [steps + 1]; step s has the rows first_rows[s] to first_rows[s + 1].
+        stages: int64 [steps], the stage of each.
         queries: int64 [rows].
         positives: int64 [rows].
         negatives: One list of ordinals a row.
         masked: One list of ordinals a row.
         scores: One list a row, of the teachers' scores of its positive and of each negative.
         answers: One list a row, of the queries that each negative answers.
+        tasks: int64 [rows]; equal where data set and task are.
+        scopes: Of each row: whose documents are its negatives, see pipelines.train.stages.Scope.
         teachers: Their names.
     """
 
     first_rows: np.ndarray
+    stages: np.ndarray
     queries: np.ndarray
     positives: np.ndarray
     negatives: pa.ListArray
     masked: pa.ListArray
     scores: pa.ListArray
     answers: pa.ListArray
+    tasks: np.ndarray
+    scopes: pa.DictionaryArray
     teachers: tuple[str, ...]
 
     @classmethod
     def from_table(cls, table: pa.Table, teachers: tuple[str, ...] = ()) -> "Order":
         """Take the columns of a table of schema PLAN_ORDER, sorted by step."""
         steps = table.column("step").to_numpy()
+        first_rows = np.searchsorted(steps, np.arange(int(steps[-1]) + 2))
+        datasets, tasks = (_codes(table, name) for name in ("dataset", "task"))
         return cls(
-            first_rows=np.searchsorted(steps, np.arange(int(steps[-1]) + 2)),
+            first_rows=first_rows,
+            stages=table.column("stage").to_numpy()[first_rows[:-1]].astype(np.int64),
+            tasks=datasets * (tasks.max() + 1) + tasks,
+            scopes=table.column("scope").combine_chunks().dictionary_encode(),
             queries=table.column("query").to_numpy(),
             positives=table.column("positive").to_numpy(),
             teachers=teachers,
@@ -73,10 +84,23 @@ class Order:
         masked: list[int] = self.masked[row].values.to_pylist()
         return masked
 
+    def scope_of(self, row: int) -> tuple[str, int]:
+        """Return whose documents and queries may be negatives of a row: its scope, and which task or row that means."""
+        scope = self.scopes[row].as_py()
+        return scope, {"batch": 0, "task": int(self.tasks[row]), "group": int(row)}[scope]
+
+    def within(self, scope: tuple[str, int], rows: np.ndarray) -> np.ndarray:
+        """Say which rows of a batch a scope holds, bool [n]."""
+        kind, which = scope
+        if kind == "batch":
+            return np.ones(len(rows), bool)
+        return (self.tasks[rows] if kind == "task" else rows) == which
+
     def unrelated(self, own_rows: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Say which queries of a batch may be pushed away from which.
 
-        Not the query itself, and not one whose positive is a known positive of the other.
+        Not the query itself, not one whose positive is a known positive of the other, and none that is out of the
+        row's scope.
 
         Args:
             own_rows: int64 [B].
@@ -92,4 +116,11 @@ class Order:
             for document in self.masked_of(row):
                 apart_Bn[own_rows == row] &= positives != document
                 apart_Bn[own_positives == document, column] = False
+        for index, row in enumerate(own_rows):
+            apart_Bn[index] &= self.within(self.scope_of(row), rows)
         return apart_Bn
+
+
+def _codes(table: pa.Table, name: str) -> np.ndarray:
+    column = table.column(name).combine_chunks().dictionary_encode()
+    return column.indices.to_numpy().astype(np.int64)

@@ -2,6 +2,8 @@
 
 A pure function of groups, labels and settings: it knows nothing of ranks. Ordinals are canonical throughout:
 of texts that are identical the smallest ordinal stands for all, so equal ordinals mean equal texts.
+
+From top to bottom: a mined group, the row that it gives in one epoch, the batches of rows, the stages of batches.
 """
 
 from collections import deque
@@ -11,6 +13,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from cluster.errors import UserError
+from pipelines.train.alike import ALL_DIFFER, Alike
+from pipelines.train.stages import MAIN, Scope, Stage
 
 LOOK_AHEAD = 8
 """Batches' worth of rows that are searched for one that fits before a collision is masked instead: bounds the
@@ -18,6 +22,8 @@ work to a constant a row where the data has few distinct positives (classificati
 
 
 Scores = tuple[float | None, ...]
+Known = Mapping[int, frozenset[int]]
+"""Query -> all of its known positives; of documents that are alike, the one that stands for them."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,9 @@ class Group:
             times weighs so.
         scores: Document -> one score a teacher, None where it gave none.
         answers: Negative -> other queries that it answers.
+        dataset: Where it comes from.
+        task: What its query asks for.
+        cluster: Of its query, within the data set.
     """
 
     query: int
@@ -38,6 +47,9 @@ class Group:
     negatives: tuple[int, ...]
     scores: Mapping[int, Scores] = field(default_factory=dict)
     answers: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    dataset: str = MAIN
+    task: str = ""
+    cluster: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,11 @@ class Row:
         masked: Documents of the batch, other than its positive, that the query must not push away.
         scores: Of the positive and of each negative, one a teacher.
         answers: Of each negative, the queries it answers.
+        dataset: Where it comes from.
+        task: What its query asks for.
+        cluster: Of its query, within the data set.
+        scope: Whose documents are its negatives.
+        stage: Of the training.
     """
 
     query: int
@@ -59,6 +76,11 @@ class Row:
     masked: tuple[int, ...] = ()
     scores: tuple[Scores, ...] = ()
     answers: tuple[tuple[int, ...], ...] = ()
+    dataset: str = MAIN
+    task: str = ""
+    cluster: int = 0
+    scope: Scope = "task"
+    stage: int = 0
 
     @property
     def documents(self) -> tuple[int, ...]:
@@ -66,93 +88,117 @@ class Row:
         return (self.positive, *self.negatives)
 
 
-def make_groups(
-    queries: Sequence[int],
-    positives: Sequence[Sequence[int]],
-    negatives: Sequence[Sequence[int]],
-    known: Mapping[int, frozenset[int]],
-    scores: Sequence[Mapping[int, Scores]] = (),
-    answers: Sequence[Mapping[int, tuple[int, ...]]] = (),
+def clean_groups(
+    groups: Sequence[Group], known: Known, alike: Alike = ALL_DIFFER
 ) -> tuple[list[Group], dict[str, int]]:
-    """Make canonical groups and count what is left out.
+    """Take known positives out of the negatives, and groups without a positive out altogether.
 
     Args:
-        queries: Canonical query of each group.
-        positives: Canonical documents of each group.
-        negatives: Canonical documents of each group, best first; repeats are meant and stay.
-        known: Query -> all of its known positives.
-        scores: Document -> scores, of each group. Empty: none were given.
-        answers: Negative -> answered queries, of each group. Empty: none are wanted.
+        groups: With canonical ordinals, repeats and all.
+        known: All known positives.
+        alike: Documents that are like a known positive are no negatives either.
 
     Returns:
         The groups that have a positive, in the order of their queries, and the counters
         `groups_without_positive` and `negatives_known_positive`.
     """
     counters = {"groups_without_positive": 0, "negatives_known_positive": 0}
-    groups: list[Group] = []
-    given = zip(scores or [{}] * len(queries), answers or [{}] * len(queries), strict=True)
-    for query, own, mined, (scored, answered) in zip(queries, positives, negatives, given, strict=True):
-        kept = tuple(document for document in mined if document not in known[query])
-        counters["negatives_known_positive"] += len(mined) - len(kept)
-        if own:
-            groups.append(Group(query, tuple(dict.fromkeys(own)), kept, scored, answered))
+    cleaned: list[Group] = []
+    for group in groups:
+        kept = tuple(each for each in group.negatives if alike.document(each) not in known[group.query])
+        counters["negatives_known_positive"] += len(group.negatives) - len(kept)
+        if group.positives:
+            cleaned.append(replace(group, positives=tuple(dict.fromkeys(group.positives)), negatives=kept))
         else:
             counters["groups_without_positive"] += 1
-    return sorted(groups, key=lambda group: (group.query, group.positives)), counters
+    return sorted(cleaned, key=lambda group: (group.query, group.positives)), counters
 
 
-def check_negatives(groups: Sequence[Group], num_negatives: int) -> None:
-    """Refuse a number of negatives that no group can supply.
+def check_negatives(groups: Sequence[Group], stage: Stage) -> None:
+    """Refuse a number of negatives that no group of a data set can supply.
 
     Raises:
-        UserError: There is no group, or none has that many negatives.
+        UserError: A data set has no group, or none with that many negatives; or its rows would have no negative.
     """
-    if not groups:
-        raise UserError("no group has a positive, so there is nothing to train on", where="train")
-    most = max(len(group.negatives) for group in groups)
-    if num_negatives > most:
-        raise UserError(
-            "more negatives asked for than any query has",
-            where="train.num_negatives",
-            got=str(num_negatives),
-            expected=f"at most {most}",
-            fix=f"raise mine.select.num_negatives to {num_negatives} or lower train.num_negatives to {most}",
-        )
+    for name, rule in stage.sets.items():
+        own = [group for group in groups if group.dataset == name]
+        named = "" if len(stage.sets) == 1 and name == MAIN else f" in {name}"
+        if not own:
+            raise UserError(f"no group{named} has a positive, so there is nothing to train on", where="train")
+        most = max(len(group.negatives) for group in own)
+        if rule.num_negatives > most:
+            mined = f"{'' if name == MAIN else f'also.{name}.'}mine.select.num_negatives"
+            raise UserError(
+                f"more negatives asked for than any query{named} has",
+                where=rule.key,
+                got=str(rule.num_negatives),
+                expected=f"at most {most}",
+                fix=f"raise {mined} to {rule.num_negatives} or lower {rule.key} to {most}",
+            )
+        alone = sorted({group.task for group in own if stage.scope(name, group.task) == "group"})
+        if alone and not rule.num_negatives:
+            raise UserError(
+                f"queries{named} would have no negative",
+                where=rule.key,
+                got="0, without in-batch negatives" + (f" (task {', '.join(alone)})" if any(alone) else ""),
+                fix=f"set {rule.key} to 1 or more, or in_batch_negatives to true",
+            )
 
 
-def draw_rows(groups: Sequence[Group], epoch: int, num_negatives: int, seed: int) -> list[Row]:
-    """Return one row a group in the order of this epoch.
+def draw_rows(groups: Sequence[Group], epoch: int, stage: Stage, seed: int, place: int = 0) -> list[Row]:
+    """Return one row a group of the stage's data sets, in the order of this epoch.
 
     Positives, and negatives where more were mined than are used, are taken in turn from epoch to epoch, from
     a place drawn once a group: each is used equally often.
+
+    Args:
+        groups: Of all data sets.
+        epoch: Counted through all stages.
+        stage: Says which data sets, and how many negatives.
+        seed: Of every draw.
+        place: Of the stage.
     """
     starts = np.random.default_rng((seed, 0)).integers(0, 2**31, size=(len(groups), 2))
+    used = np.flatnonzero([group.dataset in stage.sets for group in groups])
     rows: list[Row] = []
-    for index in np.random.default_rng((seed, 1, epoch)).permutation(len(groups)):
+    for index in np.random.default_rng((seed, 1, epoch)).permutation(used):
         group = groups[index]
         positive = group.positives[(int(starts[index, 0]) + epoch) % len(group.positives)]
-        mined, count = group.negatives, min(num_negatives, len(group.negatives))
+        mined = group.negatives
+        count = min(stage.sets[group.dataset].num_negatives, len(mined))
         first = int(starts[index, 1]) + epoch * count if count < len(mined) else 0
-        used = tuple(mined[(first + i) % len(mined)] for i in range(count))
-        scores = tuple(group.scores.get(document, ()) for document in (positive, *used))
-        answers = tuple(group.answers.get(document, ()) for document in used)
-        rows.append(Row(group.query, positive, used, (), scores, answers))
+        negatives = tuple(mined[(first + i) % len(mined)] for i in range(count))
+        rows.append(
+            Row(
+                group.query,
+                positive,
+                negatives,
+                scores=tuple(group.scores.get(document, ()) for document in (positive, *negatives)),
+                answers=tuple(group.answers.get(document, ()) for document in negatives),
+                dataset=group.dataset,
+                task=group.task,
+                cluster=group.cluster,
+                scope=stage.scope(group.dataset, group.task),
+                stage=place,
+            )
+        )
     return rows
 
 
 def form_batches(
-    rows: Sequence[Row], known: Mapping[int, frozenset[int]], batch_size: int
+    rows: Sequence[Row], known: Known, batch_size: int, alike: Alike = ALL_DIFFER
 ) -> Iterator[list[Row]]:
     """Cut rows into batches without collisions where possible, with masks where not.
 
     Two rows collide if they share the query, or if a document of one is a known positive of the other's
-    query. A row that collides waits for a later batch; where too many would wait, the batch is filled up with rows
-    whose `masked` names the documents that must not count as their negatives.
+    query; texts that are alike count as one. A row that collides waits for a later batch; where too many would wait,
+    the batch is filled up with rows whose `masked` names the documents that must not count as their negatives.
 
     Args:
         rows: In the order in which they are wanted.
         known: Query -> all of its known positives.
         batch_size: Rows of a batch; the last one may have fewer.
+        alike: Texts that count as one.
 
     Yields:
         ceil(len(rows) / batch_size) batches; every row is in exactly one.
@@ -167,44 +213,41 @@ def form_batches(
         left: list[Row] = []
         while waiting and len(chosen) < size and len(chosen) + len(left) < LOOK_AHEAD * batch_size:
             row = waiting.popleft()
+            own = {alike.document(document) for document in row.documents}
             fits = (
-                row.query not in queries
+                alike.query(row.query) not in queries
                 and known[row.query].isdisjoint(documents)
-                and positives.isdisjoint(row.documents)
+                and positives.isdisjoint(own)
             )
             if not fits:
                 left.append(row)
                 continue
             chosen.append(row)
-            queries.add(row.query)
-            documents.update(row.documents)
+            queries.add(alike.query(row.query))
+            documents |= own
             positives |= known[row.query]
         missing = size - len(chosen)
         waiting.extendleft(reversed(left[missing:]))
-        yield mask_collisions(chosen + left[:missing], known)
+        yield mask_collisions(chosen + left[:missing], known, alike)
 
 
-def mask_collisions(rows: Sequence[Row], known: Mapping[int, frozenset[int]]) -> list[Row]:
-    """Return the rows of one batch with `masked` filled in, sorted."""
-    documents = {document for row in rows for document in row.documents}
-    return [
-        replace(row, masked=tuple(sorted((known[row.query] & documents) - {row.positive}))) for row in rows
+def mask_collisions(rows: Sequence[Row], known: Known, alike: Alike = ALL_DIFFER) -> list[Row]:
+    """Return the rows of one batch with `masked` filled in, sorted; queries that are alike share their positives."""
+    stands_for: dict[int, set[int]] = {}
+    for document in {document for row in rows for document in row.documents}:
+        stands_for.setdefault(alike.document(document), set()).add(document)
+    positives: dict[int, set[int]] = {}
+    for row in rows:
+        positives.setdefault(alike.query(row.query), set()).update(known[row.query])
+    found = [
+        {
+            document
+            for positive in positives[alike.query(row.query)]
+            for document in stands_for.get(positive, ())
+        }
+        for row in rows
     ]
-
-
-def plan_order(
-    groups: Sequence[Group],
-    known: Mapping[int, frozenset[int]],
-    *,
-    epochs: int,
-    batch_size: int,
-    num_negatives: int,
-    seed: int,
-) -> list[list[Row]]:
-    """Return every global batch, epoch after epoch; the last one of an epoch may be smaller."""
-    check_negatives(groups, num_negatives)
     return [
-        batch
-        for epoch in range(epochs)
-        for batch in form_batches(draw_rows(groups, epoch, num_negatives, seed), known, batch_size)
+        replace(row, masked=tuple(sorted(documents - {row.positive})))
+        for row, documents in zip(rows, found, strict=True)
     ]

@@ -1,102 +1,181 @@
 """From mined groups to the artifact of a plan: tokenise every text once, order the batches, write both."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from cluster.artifacts import Artifact, ArtifactWriter
+from cluster.artifacts import ArtifactWriter
+from models.prompts import Kind
 from pipelines import schemas
 from pipelines.model import LocatedModel
+from pipelines.train.alike import SHINGLE_WORDS, Alike, near_pairs, stand_ins
 from pipelines.train.checks import teacher_scores
-from pipelines.train.config import PLANNED, TrainConfig
-from pipelines.train.guide import guided
-from pipelines.train.plan import Row, Scores, make_groups, plan_order
-from pipelines.train.tokens import tokenize_unique
+from pipelines.train.config import TrainConfig
+from pipelines.train.mined import MinedSet, read_mined
+from pipelines.train.phases import Batch, plan_order
+from pipelines.train.plan import Group, Scores, clean_groups
+from pipelines.train.sources import OpenSource
+from pipelines.train.stages import resolve_stages
+from pipelines.train.tokens import TABLES, Seen, join_stores, read_texts
+
+KINDS: tuple[Kind, Kind] = ("query", "document")
 
 
 def write_plan(
-    writer: ArtifactWriter,
-    data: Artifact,
-    groups: Artifact,
-    model: LocatedModel,
-    config: TrainConfig,
-    guide: Artifact | None = None,
+    writer: ArtifactWriter, sources: Sequence[OpenSource], model: LocatedModel, config: TrainConfig
 ) -> tuple[dict[str, object], dict[str, int]]:
     """Write the table `order` and the files `queries/*.npy` and `documents/*.npy`.
 
+    Ordinals are those of the first data set; those of the next ones are raised by the rows before them.
+
     Args:
         writer: Takes them.
-        data: Ingest artifact.
-        groups: Of the stage select.
+        sources: The data sets.
         model: Whose tokenizer is used.
         config: Of the training.
-        guide: Embeddings of the teacher that guides a loss, if one does.
 
     Returns:
         Summary and counters for the manifest.
     """
-    table = groups.read("groups", ["query", "positives", "negatives"])
-    used = table.column("query").to_numpy()
-    positives, negatives = (table.column(column).to_pylist() for column in ("positives", "negatives"))
-    own, mined = ([[item["doc"] for item in row] for row in rows] for rows in (positives, negatives))
-    labels = _labels(data, used)
-    answered, dropped = allowed_answers(data, used, negatives, config.max_answers)
-    queries = np.unique([*used.tolist(), *(query for row in answered for some in row for query in some)])
-    documents = np.unique(np.fromiter(chain((doc for _, doc in labels), *own, *mined), np.int64))
-    tokenizer = model.tokenizer()
-    query_tokens, query_of = tokenize_unique(data, "query", queries, tokenizer)
-    document_tokens, document_of = tokenize_unique(data, "document", documents, tokenizer)
-    if guide is not None:
-        query_tokens = guided(query_tokens, guide, data, "query")
-        document_tokens = guided(document_tokens, guide, data, "document")
-
-    of_query = dict(zip(queries.tolist(), query_of.tolist(), strict=True))
-    of_document = dict(zip(documents.tolist(), document_of.tolist(), strict=True))
-    known = _known_positives(chain(_pairs(used, own), labels), of_query, of_document)
-    distinct = [without_copies(row, of_document) for row in mined]
-    cleaned, counters = make_groups(
-        [of_query[query] for query in used.tolist()],
-        [[of_document[document] for document in row] for row in own],
-        distinct,
-        known,
-        [_scores(of_document, [*kept, *other]) for kept, other in zip(positives, negatives, strict=True)],
-        [_answers(of_document, of_query, *row) for row in zip(used.tolist(), mined, answered, strict=True)],
+    firsts = first_ordinals(sources)
+    seen: dict[Kind, Seen] = {kind: Seen() for kind in KINDS}
+    mined = [
+        read_mined(source, first, seen, model, config) for source, first in zip(sources, firsts, strict=True)
+    ]
+    queries, documents = (
+        join_stores([each.queries for each in mined]),
+        join_stores([each.documents for each in mined]),
     )
-    counters |= dropped
-    counters["negatives_of_equal_text"] = sum(map(len, mined)) - sum(map(len, distinct))
-    batches = plan_order(cleaned, known, **config.model_dump(include=PLANNED))
+    alike = find_alike(sources, firsts, mined, seen, config)
+    teachers = teachers_of_all(mined)
+    known = known_positives(
+        chain.from_iterable(each.known for each in mined), queries.ordinals.tolist(), alike, seen["query"]
+    )
+    groups, counters = clean_groups(
+        [with_teachers(group, each.teachers, teachers) for each in mined for group in each.groups],
+        known,
+        alike,
+    )
+    stages = resolve_stages(config, {source.name: source.settings for source in sources})
+    batches = plan_order(groups, known, stages, config.seed, alike)
+
     writer.write_shard("order", 0, order_table(batches))
     with tempfile.TemporaryDirectory(prefix="stope-plan-") as directory:
-        for name, store in (("queries", query_tokens), ("documents", document_tokens)):
+        for name, store in (("queries", queries), ("documents", documents)):
             store.save(Path(directory) / name)
             writer.put_directory(name, Path(directory) / name)
+    dropped = sum((Counter(each.counters) for each in mined), Counter())
+    counters |= {name: dropped[name] for each in mined for name in each.counters}
     rows = [row for batch in batches for row in batch]
-    counters["negatives_missing"] = sum(config.num_negatives - len(row.negatives) for row in rows)
+    counters["negatives_missing"] = sum(
+        stages[row.stage].sets[row.dataset].num_negatives - len(row.negatives) for row in rows
+    )
     counters["known_positives_masked"] = sum(len(row.masked) for row in rows)
     summary: dict[str, object] = {
+        "first_ordinals": {source.name: first for source, first in zip(sources, firsts, strict=True)},
+        "teachers": teachers,
+        "mean_query_tokens": round(float(queries.tokens.lengths.mean()), 1),
+        "mean_document_tokens": round(float(documents.tokens.lengths.mean()), 1),
+    }
+    return summary | order_summary(batches, len(stages)), counters
+
+
+def order_summary(batches: Sequence[Batch], num_stages: int) -> dict[str, object]:
+    """Return small facts of an order, as JSON."""
+    rows = [row for batch in batches for row in batch]
+    return {
         "steps": len(batches),
+        "stage_steps": [sum(batch[0].stage == place for batch in batches) for place in range(num_stages)],
         "rows": len(rows),
-        "teachers": teacher_names(groups),
+        "rows_of": dict(sorted(Counter(f"{row.dataset}.{row.task}" for row in rows).items())),
         "teacher_scores": teacher_scores(rows),
         "negatives_repeated": sum(len(row.negatives) - len(set(row.negatives)) for row in rows),
         "negatives_that_answer": sum(bool(queries) for row in rows for queries in row.answers),
-        "mean_query_tokens": round(float(query_tokens.tokens.lengths.mean()), 1),
-        "mean_document_tokens": round(float(document_tokens.tokens.lengths.mean()), 1),
     }
-    return summary, counters
 
 
-def order_table(batches: list[list[Row]]) -> pa.Table:
+def first_ordinals(sources: Sequence[OpenSource]) -> list[dict[Kind, int]]:
+    """Return of each data set what its ordinals are raised by: the rows of those before it."""
+    firsts: list[dict[Kind, int]] = []
+    next_first: dict[Kind, int] = dict.fromkeys(KINDS, 0)
+    for source in sources:
+        firsts.append(next_first)
+        next_first = {kind: next_first[kind] + source.data.num_rows(TABLES[kind][0]) for kind in KINDS}
+    return firsts
+
+
+def find_alike(
+    sources: Sequence[OpenSource],
+    firsts: Sequence[Mapping[Kind, int]],
+    mined: Sequence[MinedSet],
+    seen: Mapping[Kind, Seen],
+    config: TrainConfig,
+) -> Alike:
+    """Return which texts count as one: those that differ in their prompt alone, and near-duplicates if asked for."""
+    pairs = {kind: list(seen[kind].twins) for kind in KINDS}
+    jaccard = config.batches.near_duplicate_jaccard
+    for kind in KINDS if jaccard else ():
+        assert jaccard is not None
+        ordinals: list[int] = []
+        texts: list[str] = []
+        for source, first, each in zip(sources, firsts, mined, strict=True):
+            store = each.queries if kind == "query" else each.documents
+            for found, own in read_texts(source.data, kind, store.ordinals - first[kind]):
+                ordinals += (found + first[kind]).tolist()
+                texts += own
+        pairs[kind] += near_pairs(ordinals, texts, jaccard, SHINGLE_WORDS[kind], config.seed)
+    return Alike(stand_ins(pairs["query"]), stand_ins(pairs["document"]))
+
+
+def known_positives(
+    pairs: Iterable[tuple[int, int]], queries: Iterable[int], alike: Alike, seen: Seen
+) -> dict[int, frozenset[int]]:
+    """Return the known positives of every query; of documents that are alike, the one that stands for them.
+
+    Queries of one text share theirs, whatever their prompts; queries that are merely alike do not.
+
+    Args:
+        pairs: (query, document), canonical.
+        queries: All that the plan has tokens of.
+        alike: Documents that count as one.
+        seen: Of the queries.
+    """
+    text_of = stand_ins(seen.twins)
+    known: dict[int, set[int]] = {}
+    for query, document in pairs:
+        known.setdefault(text_of.get(query, query), set()).add(alike.document(document))
+    shared = {query: frozenset(positives) for query, positives in known.items()}
+    return {query: shared.get(text_of.get(query, query), frozenset()) for query in queries}
+
+
+def teachers_of_all(mined: Sequence[MinedSet]) -> list[str]:
+    """Return the names of all teachers, in the order in which they come."""
+    return list(dict.fromkeys(name for each in mined for name in each.teachers))
+
+
+def with_teachers(group: Group, own: Sequence[str], teachers: Sequence[str]) -> Group:
+    """Return a group whose scores are in the order of ``teachers``, None of those that are not its ``own``."""
+    if list(own) == list(teachers):
+        return group
+    places = [own.index(name) if name in own else None for name in teachers]
+
+    def placed(scores: Scores) -> Scores:
+        return tuple(None if place is None else scores[place] for place in places)
+
+    return replace(group, scores={document: placed(scores) for document, scores in group.scores.items()})
+
+
+def order_table(batches: Sequence[Batch]) -> pa.Table:
     """Return the batches as a table of schema PLAN_ORDER, sorted by step."""
     rows = [(step, row) for step, batch in enumerate(batches) for row in batch]
     columns = {
         "step": [step for step, _ in rows],
+        "stage": [row.stage for _, row in rows],
         "query": [row.query for _, row in rows],
         "positive": [row.positive for _, row in rows],
         "negatives": [list(row.negatives) for _, row in rows],
@@ -104,93 +183,8 @@ def order_table(batches: list[list[Row]]) -> pa.Table:
         "scores": [[list(scores) for scores in row.scores] for _, row in rows],
         # A row that was made without answers has none for each negative.
         "answers": [[list(each) for each in row.answers or [()] * len(row.negatives)] for _, row in rows],
+        "dataset": [row.dataset for _, row in rows],
+        "task": [row.task for _, row in rows],
+        "scope": [row.scope for _, row in rows],
     }
     return pa.table(columns, schema=schemas.PLAN_ORDER)
-
-
-def _pairs(queries: np.ndarray, documents: list[list[int]]) -> Iterator[tuple[int, int]]:
-    for query, row in zip(queries.tolist(), documents, strict=True):
-        yield from ((query, document) for document in row)
-
-
-def _known_positives(
-    pairs: Iterable[tuple[int, int]], of_query: Mapping[int, int], of_document: Mapping[int, int]
-) -> dict[int, frozenset[int]]:
-    known: dict[int, set[int]] = {query: set() for query in of_query.values()}
-    for query, document in pairs:
-        known[of_query[query]].add(of_document[document])
-    return {query: frozenset(positives) for query, positives in known.items()}
-
-
-def without_copies(documents: list[int], of_document: Mapping[int, int]) -> list[int]:
-    """Return the canonical documents of a group without those that have the text of another one before them.
-
-    A document that was chosen several times stays as often: it is to weigh more.
-    """
-    first: dict[int, int] = {}
-    return [
-        of_document[document]
-        for document in documents
-        if first.setdefault(of_document[document], document) == document
-    ]
-
-
-def teacher_names(groups: Artifact) -> list[str]:
-    """Return the teachers' names in the order of their scores, as the groups' manifest has them."""
-    names = groups.manifest.summary.get("teachers", [])
-    assert isinstance(names, list)
-    return [str(name) for name in names]
-
-
-def allowed_answers(
-    data: Artifact, used: np.ndarray, negatives: list[list[dict[str, Any]]], most: int
-) -> tuple[list[list[list[int]]], dict[str, int]]:
-    """Return of each negative the queries it answers, at most ``most``, and what was left out.
-
-    Only queries of the splits that the groups are made of: training must not see those of another.
-    """
-    if not most:
-        return [[[] for _ in row] for row in negatives], {}
-    qrels = data.read("qrels", ["query", "split"])
-    splits = pc.unique(qrels.filter(pc.is_in(qrels.column("query"), value_set=pa.array(used)))["split"])
-    allowed = set(qrels.filter(pc.is_in(qrels.column("split"), value_set=splits))["query"].to_pylist())
-    kept: list[list[list[int]]] = []
-    counters = {"answers_of_another_split": 0, "answers_beyond_max_answers": 0}
-    for row in negatives:
-        found = [[query for query in item["answers"] if query in allowed] for item in row]
-        counters["answers_of_another_split"] += sum(
-            len(item["answers"]) - len(some) for item, some in zip(row, found, strict=True)
-        )
-        counters["answers_beyond_max_answers"] += sum(max(0, len(some) - most) for some in found)
-        kept.append([sorted(some)[:most] for some in found])
-    return kept, counters
-
-
-def _scores(of_document: Mapping[int, int], items: list[dict[str, Any]]) -> dict[int, Scores]:
-    scores: dict[int, Scores] = {}
-    for item in items:
-        scores.setdefault(of_document[item["doc"]], tuple(item["scores"]))
-    return scores
-
-
-def _answers(
-    of_document: Mapping[int, int],
-    of_query: Mapping[int, int],
-    query: int,
-    documents: list[int],
-    answered: list[list[int]],
-) -> dict[int, tuple[int, ...]]:
-    answers: dict[int, tuple[int, ...]] = {}
-    for document, queries in zip(documents, answered, strict=True):
-        others = dict.fromkeys(of_query[each] for each in queries)
-        others.pop(of_query[query], None)
-        answers.setdefault(of_document[document], tuple(others))
-    return answers
-
-
-def _labels(data: Artifact, queries: np.ndarray) -> list[tuple[int, int]]:
-    """Return the labelled (query, document) pairs of ``queries``, whatever their split."""
-    qrels = data.read("qrels", ["query", "doc", "relevance"])
-    qrels = qrels.filter(pc.greater(qrels.column("relevance"), 0))
-    qrels = qrels.filter(pc.is_in(qrels.column("query"), value_set=pa.array(queries)))
-    return list(zip(qrels.column("query").to_pylist(), qrels.column("doc").to_pylist(), strict=True))

@@ -1,7 +1,8 @@
 """The learning rate of each step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 SCHEDULES: dict[str, Callable[[float, int, int], float]] = {
     "linear": lambda peak, done, total: peak * (total - done) / total,
@@ -21,7 +22,7 @@ def learning_rate(step: int, num_steps: int, peak: float, warmup: int, schedule:
 
     Args:
         step: From 0 to num_steps - 1.
-        num_steps: Of the whole training.
+        num_steps: Of the stage.
         peak: The highest learning rate.
         warmup: How many steps rise; 0 for none.
         schedule: A name in SCHEDULES.
@@ -32,3 +33,27 @@ def learning_rate(step: int, num_steps: int, peak: float, warmup: int, schedule:
     if step < warmup:
         return peak * (step + 1) / warmup
     return SCHEDULES[schedule](peak, step - warmup, num_steps - warmup)
+
+
+def learning_rates(
+    stages: Sequence[int],
+    peaks: Sequence[float],
+    warmup_ratio: float,
+    warmup_steps: int | None,
+    schedule: str,
+) -> list[float]:
+    """Return the learning rate of every step; each stage warms up and falls on its own.
+
+    Args:
+        stages: Stage of each step, not falling.
+        peaks: Of each stage.
+        warmup_ratio: Share of a stage's steps that rise.
+        warmup_steps: Their number in its place; less than every stage has.
+        schedule: A name in SCHEDULES.
+    """
+    rates: list[float] = []
+    for stage, steps in groupby(stages):
+        count = len(list(steps))
+        warmup = num_warmup_steps(count, warmup_ratio, warmup_steps)
+        rates += [learning_rate(step, count, peaks[stage], warmup, schedule) for step in range(count)]
+    return rates

@@ -5,7 +5,8 @@ from typing import Any
 
 from cluster.artifacts import Artifact, ArtifactWriter
 from pipelines.model import LocatedModel
-from pipelines.train.config import TrainConfig
+from pipelines.train.config import UNFELT, TrainConfig
+from pipelines.train.owner import Owner
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class TrainTask:
         config: Of the training.
         num_threads: Of one rank.
         board: Actor that shows the driver how far the training is.
+        cut: Reference to the DevCut in Ray's object store; None where nothing is measured.
     """
 
     plan: Artifact
@@ -29,6 +31,12 @@ class TrainTask:
     config: TrainConfig
     num_threads: int
     board: Any
+    cut: Any = None
+
+    @property
+    def owner(self) -> Owner:
+        """What checkpoints are marked with."""
+        return Owner(self.writer.fingerprint, self.config.model_dump(mode="json", exclude=UNFELT))
 
     @property
     def teachers(self) -> tuple[str, ...]:

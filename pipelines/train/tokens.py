@@ -1,8 +1,8 @@
 """Unique texts, tokenised once and memory-mapped by every worker of a node."""
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -60,8 +60,41 @@ class TokenStore:
         return cls(arrays.pop("ordinals"), Tokens(**arrays), vectors)
 
 
+@dataclass
+class Seen:
+    """The texts of one kind that were met so far, of all data sets.
+
+    Args:
+        prompted: Digest of prompt and text -> the canonical ordinal.
+        plain: Digest of the text alone -> the canonical ordinal that was met first.
+        twins: Pairs of canonical ordinals that differ in their prompt alone.
+    """
+
+    prompted: dict[bytes, int] = field(default_factory=dict)
+    plain: dict[bytes, int] = field(default_factory=dict)
+    twins: list[tuple[int, int]] = field(default_factory=list)
+
+    def canonical(self, ordinal: int, prompt: str, text: str) -> int:
+        """Return the ordinal that stands for a text, which is its own where the text was not met before."""
+        found = self.prompted.setdefault(_digest(f"{prompt}\0{text}"), ordinal)
+        if found == ordinal:
+            first = self.plain.setdefault(_digest(text), ordinal)
+            if first != ordinal:
+                self.twins.append((first, ordinal))
+        return found
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
 def tokenize_unique(
-    data: Artifact, kind: Kind, ordinals: np.ndarray, tokenizer: TextTokenizer
+    data: Artifact,
+    kind: Kind,
+    ordinals: np.ndarray,
+    tokenizer: TextTokenizer,
+    seen: Seen | None = None,
+    first: int = 0,
 ) -> tuple[TokenStore, np.ndarray]:
     """Tokenise every distinct text among ``ordinals``, reading only the shards that hold them.
 
@@ -70,28 +103,54 @@ def tokenize_unique(
         kind: Which table to read, and which prompt to put before its texts.
         ordinals: int64 [N], rising and distinct.
         tokenizer: Of the model to be trained.
+        seen: Texts of other data sets, which are not tokenised again; takes those of this one. None: there are none.
+        first: What the ordinals of this data set are raised by where they stand beside those of others.
 
     Returns:
-        The tokens of the canonical texts, and int64 [N]: the canonical ordinal of each of ``ordinals``, which
-        is the smallest one with the same text.
+        The tokens of the texts met for the first time, by ordinals of the data set's own, and int64 [N]: the canonical
+        ordinal of each of ``ordinals``, raised by its data set's ``first``, which is the smallest one with the same
+        prompt and text.
     """
-    first_seen: dict[bytes, int] = {}
+    seen = seen if seen is not None else Seen()
     canonical = np.empty(len(ordinals), np.int64)
     parts: list[Tokens] = []
     kept: list[int] = []
     done = 0
-    for found, texts in read_texts(data, kind, ordinals):
-        fresh: list[str] = []
-        for ordinal, text in zip(found.tolist(), texts, strict=True):
-            digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-            if digest not in first_seen:
-                first_seen[digest] = ordinal
-                fresh.append(text)
+    for shard in _read_rows(data, kind, ordinals):
+        texts, tasks = schemas.rendered_texts(shard), _tasks(shard)
+        fresh: list[int] = []
+        for row, ordinal in enumerate(shard.column(TABLES[kind][1]).to_pylist()):
+            prompt = tokenizer.prompts.prefix(kind, tasks[row])
+            canonical[done] = seen.canonical(ordinal + first, prompt, texts[row])
+            if canonical[done] == ordinal + first:
+                fresh.append(row)
                 kept.append(ordinal)
-            canonical[done] = first_seen[digest]
             done += 1
-        parts.append(tokenizer.tokenize(fresh, kind))
+        parts.append(tokenizer.tokenize([texts[row] for row in fresh], kind, [tasks[row] for row in fresh]))
     return TokenStore(np.asarray(kept, np.int64), concatenate(parts)), canonical
+
+
+def join_stores(stores: Sequence[TokenStore]) -> TokenStore:
+    """Put the texts of several data sets end to end; their ordinals must rise.
+
+    Raises:
+        UserError: A guide's embeddings of them differ in size.
+    """
+    filled = [store for store in stores if len(store.ordinals)]
+    vectors = [store.vectors for store in filled if store.vectors is not None]
+    widths = sorted({each.shape[1] for each in vectors})
+    if len(widths) > 1:
+        raise UserError(
+            "the guide's embeddings differ from data set to data set",
+            where="train.loss.guide",
+            got=f"{' and '.join(map(str, widths))} dimensions",
+            expected="one model under this name in every data set's mine.teachers",
+        )
+    return TokenStore(
+        np.concatenate([np.zeros(0, np.int64), *(store.ordinals for store in filled)]),
+        concatenate([store.tokens for store in filled]),
+        np.concatenate(vectors) if vectors else None,
+    )
 
 
 def read_texts(data: Artifact, kind: Kind, ordinals: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
@@ -100,6 +159,16 @@ def read_texts(data: Artifact, kind: Kind, ordinals: np.ndarray) -> Iterator[tup
     Raises:
         UserError: An ordinal lies outside the table.
     """
+    for shard in _read_rows(data, kind, ordinals):
+        yield shard.column(TABLES[kind][1]).to_numpy(), schemas.rendered_texts(shard)
+
+
+def _tasks(rows: pa.Table) -> list[str]:
+    """Return the task of each query; documents have none."""
+    return rows.column("task").to_pylist() if "task" in rows.column_names else [""] * len(rows)
+
+
+def _read_rows(data: Artifact, kind: Kind, ordinals: np.ndarray) -> Iterator[pa.Table]:
     table, column = TABLES[kind]
     first_rows = data.first_rows(table)
     if len(ordinals) and not 0 <= ordinals[0] <= ordinals[-1] < first_rows[-1]:
@@ -109,11 +178,11 @@ def read_texts(data: Artifact, kind: Kind, ordinals: np.ndarray) -> Iterator[tup
             got=f"ordinals {ordinals[0]} to {ordinals[-1]}",
             expected=f"0 to {first_rows[-1] - 1}",
         )
-    columns = [column, "title", "text"] if kind == "document" else [column, "text"]
+    columns = [column, "title", "text"] if kind == "document" else [column, "text", "task"]
     bounds = np.searchsorted(ordinals, first_rows)
     for index, (low, high) in enumerate(pairwise(bounds.tolist())):
         if low < high:
             wanted = ordinals[low:high]
             shard = data.read_shard(table, index, columns).take(pa.array(wanted - first_rows[index]))
             assert np.array_equal(shard.column(column).to_numpy(), wanted)
-            yield wanted, schemas.rendered_texts(shard)
+            yield shard

@@ -5,8 +5,11 @@ Shapes: B rows, n documents and a answered queries of this rank, D dimensions.
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
+import ray
 import torch
 from torch import distributed
 
@@ -14,7 +17,9 @@ from pipelines.train import checkpoints
 from pipelines.train.batches import RankBatch, rank_batch
 from pipelines.train.board import StepRecord
 from pipelines.train.config import TrainConfig
+from pipelines.train.dev_watch import DevWatch
 from pipelines.train.divergence import bad_loss
+from pipelines.train.dropout import pass_seed
 from pipelines.train.engine import Trainable, make_trainable
 from pipelines.train.export import export
 from pipelines.train.gather import add_up, gather
@@ -22,7 +27,8 @@ from pipelines.train.gradcache import backward_passes, embed_passes
 from pipelines.train.messenger import Messenger, Wish
 from pipelines.train.objective import objective
 from pipelines.train.order import Order
-from pipelines.train.schedule import learning_rate, num_warmup_steps
+from pipelines.train.peak import peak_tokens_per_s
+from pipelines.train.schedule import learning_rates
 from pipelines.train.task import TrainTask
 from pipelines.train.tokens import TokenStore
 
@@ -30,37 +36,56 @@ from pipelines.train.tokens import TokenStore
 def train_worker(task: TrainTask) -> None:
     """Train on one rank, from the last checkpoint if there is one, and export the result.
 
-    Ends early, without a result, where the loss is bad and where the driver asks for an end.
+    Ends early, without a result, where the loss is bad and where the driver asks for an end; with a result where
+    the dev metric gains no more.
     """
     torch.set_num_threads(task.num_threads)
     config = task.config
     rank, world = distributed.get_rank(), distributed.get_world_size()
     order = Order.from_table(task.plan.read("order"), task.teachers)
     queries, documents = (TokenStore.load(task.plan.directory(kind)) for kind in ("queries", "documents"))
-    encoder = replace(task.model, dtype="float32").encoder()
-    trainable = make_trainable(encoder, config, task.model.dtype)
-    history = checkpoints.load(trainable.engine)
+    trainable, history = checkpoints.resume_or_begin(task.owner, partial(_make, task))
+    saver = checkpoints.Saver(trainable.engine, history, task.owner)
     messenger = Messenger(task.board, config.checkpoint_every_minutes)
-    warmup = num_warmup_steps(order.num_steps, config.warmup_ratio, config.warmup_steps)
-    for step in range(len(history), order.num_steps):
+    dev = DevWatch(trainable, ray.get(task.cut), config.dev, task.writer, history) if config.dev else None
+    peak = peak_tokens_per_s(trainable.encoder, task.model.dtype)
+    if rank == 0:
+        messenger.begin(peak)
+    rates = learning_rates(
+        order.stages.tolist(), config.peaks, config.warmup_ratio, config.warmup_steps, config.schedule
+    )
+    fresh = dev.measure_if_due(order.num_steps) if dev else []
+    for step in range(len(history.steps), order.num_steps):
+        if dev and dev.ends():
+            break
         started = time.monotonic()
         batch = rank_batch(order, step, rank, world, queries, documents, config.gradcache_chunk)
-        rate = learning_rate(step, order.num_steps, config.learning_rate, warmup, config.schedule)
         wish = messenger.wish() if rank == 0 else Wish.NOTHING
-        record, agreed = take_step(trainable, batch, step, rate, config, wish)
-        history.append(record)
-        failure = bad_loss(history, batch.queries, config)
+        record, agreed = take_step(trainable, batch, step, rates[step], config, wish)
+        seconds = time.monotonic() - started
+        history.steps.append(record)
+        failure = bad_loss(history.steps, batch.queries, config)
+        if dev and not failure:
+            fresh += dev.measure_if_due(order.num_steps)
         if rank == 0:
-            messenger.post(record, time.monotonic() - started, failure)
+            messenger.post(record, seconds, failure, fresh)
         if failure:
             return
-        is_last = step + 1 == order.num_steps
+        fresh = []
+        is_last = step + 1 == order.num_steps or bool(dev and dev.ends())
         if agreed or is_last or (step + 1) % config.checkpoint_every_steps == 0:
-            checkpoints.save(trainable.engine, history)
+            saver.save()
             messenger.saved()
+            if dev:
+                dev.saved()
         if agreed is Wish.STOP and not is_last:
             return
     export(trainable, history, task)
+
+
+def _make(task: TrainTask, reads_universal: bool) -> Trainable:
+    encoder = replace(task.model, dtype="float32").encoder()
+    return make_trainable(encoder, task.config, task.model.dtype, reads_universal)
 
 
 def take_step(
@@ -89,9 +114,9 @@ def take_step(
         they were.
     """
     engine, world = trainable.engine, distributed.get_world_size()
-    seed_dropout(config, step)
-    cache = embed_passes(engine, batch.inputs, trainable.encoder.device) if config.gradcache_chunk else None
-    q_BD, own_nD, own_aD = batch.split(cache.embedded if cache else engine(batch.inputs))
+    seeds = dropout_seeds(config.seed, step, batch.num_passes)
+    cache = embed_passes(engine, batch.inputs, seeds) if config.gradcache_chunk else None
+    q_BD, own_nD, own_aD = batch.split(cache.embedded if cache else engine(batch.inputs, seeds))
     rows = batch.with_embeddings(q_BD, gather(q_BD), gather(own_nD), gather(own_aD))
     loss = objective(rows, batch.teacher_BGK.to(q_BD.device), batch.teachers, config)
     mean, wishes = add_up(loss, wish)
@@ -108,7 +133,6 @@ def take_step(
     return StepRecord(step, mean, rate, norm, batch.num_tokens), Wish(wishes)
 
 
-def seed_dropout(config: TrainConfig, step: int) -> None:
-    """Seed torch's global generator, the only one that dropout draws from, for this step and rank."""
-    if config.draws_dropout:
-        torch.manual_seed(hash((config.seed, step, distributed.get_rank())))
+def dropout_seeds(seed: int, step: int, num_passes: Sequence[int]) -> list[int]:
+    """Return the seed of every pass: a text that is query and document in one step is dropped in two ways."""
+    return [pass_seed(seed, step, kind) for kind, count in enumerate(num_passes) for _ in range(count)]

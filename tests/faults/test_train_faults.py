@@ -136,7 +136,9 @@ def test_ctrl_c_saves_first_and_the_same_command_goes_on_from_there(start, undis
     training = start(tmp_path, "train.checkpoint_every_steps=1000")
     training.wait_for("at ")
     interrupted(training)
-    (saved,) = [len(json.loads(path.read_text())) for path in tmp_path.rglob("steps.json")]
+    (saved,) = [
+        len(json.loads(path.read_text())["history"]["steps"]) for path in tmp_path.rglob("training.json")
+    ]
     again = start(tmp_path)
     assert again.printed("digests") == undisturbed
     assert min(again.printed("seen")) > saved

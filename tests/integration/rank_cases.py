@@ -15,15 +15,23 @@ import torch
 from torch import distributed
 from transformers import BertConfig, BertModel
 
+from cluster.artifacts import ArtifactStore
 from models.encoder import Encoder
 from models.tokenization import Tokens
-from pipelines.train import checkpoints
+from pipelines.metrics import Relevance
+from pipelines.train import best_weights, checkpoints
 from pipelines.train.batches import rank_batch
-from pipelines.train.config import TrainConfig
-from pipelines.train.engine import make_trainable, whole_weights
+from pipelines.train.board import History
+from pipelines.train.config import DevConfig, TrainConfig
+from pipelines.train.dev_cut import DevCut
+from pipelines.train.dev_metric import best
+from pipelines.train.dev_watch import DevWatch
+from pipelines.train.dropout import pass_seed, row_keys, seed_by_row
+from pipelines.train.engine import make_trainable, set_dropout, whole_weights
 from pipelines.train.gather import gather
 from pipelines.train.messenger import Wish
 from pipelines.train.order import Order
+from pipelines.train.owner import Owner
 from pipelines.train.plan import Row, mask_collisions
 from pipelines.train.planning import order_table
 from pipelines.train.tokens import TokenStore
@@ -59,21 +67,41 @@ ADAPTED = {
     **{f"zero-{stage} lora": {"zero_stage": stage, "lora": LORA} for stage in STAGES},
     "zero-3 lora gradcache": {"zero_stage": 3, "lora": LORA, "gradcache_chunk": 3},
 }
+DROPPED = {
+    "zero-1 dropout": {"dropout": 0.2},
+    **{
+        f"zero-{s} dropout gradcache": {"zero_stage": s, "dropout": 0.2, "gradcache_chunk": 3} for s in STAGES
+    },
+    "zero-3 dropout checkpointing": {"zero_stage": 3, "dropout": 0.2, "gradient_checkpointing": True},
+}
+"""Cases that must equal plain torch with the same masks."""
 CASES = {
     **REFERENCE,
     **ADAPTED,
+    **DROPPED,
+    "zero-2 lora dropout": {"zero_stage": 2, "lora": {**LORA, "dropout": 0.3}},
     "zero-1 margin checkpointing": {"loss": {"false_negative_margin": 0.001}, "gradient_checkpointing": True},
     **{f"loss {name}": {"loss": loss} for name, loss in LOSSES.items()},
     "loss clp zero-3 gradcache": {"zero_stage": 3, "loss": LOSSES["clp"], "gradcache_chunk": 2},
     "zero-2 only some": {"zero_stage": 2, "only_train": ["intermediate.dense.*", "layer.1.attention.*"]},
 }
-TWINS = {
-    f"zero-{stage} dropout": {"zero_stage": stage, "dropout": 0.2, "gradcache_chunk": 3} for stage in STAGES
-}
-"""Trained with and without GradCache on the same passes, dropout on."""
+ELASTIC = (
+    "zero-1",
+    "zero-2",
+    "zero-3",
+    "zero-1 lora",
+    "zero-3 lora",
+    "zero-2 offload",
+    "zero-3 dropout checkpointing",
+)
+"""Begun by one rank and ended by two, and the other way round."""
+MEASURED = ("zero-1", "zero-3 lora")
+"""Measured on a dev cut between the steps."""
+METRIC = "ndcg@3"
 RESUMED = ("zero-1", "zero-2", "zero-3", "zero-3 lora gradcache")
 IN_FOUR = ("zero-1", "zero-3", "zero-3 gradcache", "loss matryoshka", "zero-3 lora gradcache")
 RATE = 1e-3
+OWNER = Owner("f" * 20, {})
 
 
 def tiny_encoder():
@@ -125,37 +153,110 @@ def with_scores(row):
     return replace(row, scores=scores, answers=answers)
 
 
-def train(settings, plan, resume_at=None, plainly=False):
-    """Return weights and records after three steps; plainly: GradCache's passes, but in one graph."""
+def train(settings, plan, resume_at=None, begun=None, handed_on=None, measured_in=None):
+    """Return weights and what is behind them after three steps.
+
+    Args:
+        settings: Of the recipe.
+        plan: Order and tokens.
+        resume_at: A step before which everything is written, thrown away and read again.
+        begun: Folder of a checkpoint to begin from.
+        handed_on: Folder for a checkpoint after the first step.
+        measured_in: Folder for the best weights; measures before and after each step.
+    """
     order, queries, documents = plan
     config = TrainConfig(**settings, temperature=0.2, learning_rate=RATE)
-    max_rows = config.gradcache_chunk
-    if plainly:
-        config = config.model_copy(update={"gradcache_chunk": None})
-    trainable, history = make_trainable(tiny_encoder(), config, "float32"), []
     rank, world = distributed.get_rank(), distributed.get_world_size()
-    for step in range(order.num_steps):
+
+    def make(reads_universal):
+        return make_trainable(tiny_encoder(), config, "float32", reads_universal)
+
+    if begun:
+        trainable, history = checkpoints.restore(begun, OWNER, make, "here")
+        groups = trainable.engine.optimizer.param_groups
+        assert [group["weight_decay"] for group in groups] == [0.01, 0.0][: len(groups)]
+    else:
+        trainable, history = make(False), History()
+    measure = watched(trainable, history, plan, measured_in) if measured_in else None
+    for step in range(len(history.steps), order.num_steps):
+        if measure:
+            measure()
+        if step == 1 and handed_on:
+            checkpoints.write(trainable.engine, history, OWNER, handed_on)
         if step == resume_at:
             with tempfile.TemporaryDirectory() as own:
                 folders = [None] * world
                 distributed.all_gather_object(folders, own)
                 # What Ray Train does: every rank reports a folder, and the files of all are put together.
-                checkpoints.write(trainable.engine, history, Path(folders[0] if rank % 2 else own))
+                checkpoints.write(trainable.engine, history, OWNER, Path(folders[0] if rank % 2 else own))
                 distributed.barrier()
                 merge(folders, rank)
-                trainable = make_trainable(tiny_encoder(), config, "float32")
-                history = checkpoints.read(trainable.engine, Path(folders[0]))
+                trainable, history = checkpoints.restore(Path(folders[0]), OWNER, make, "here")
                 distributed.barrier()
-        batch = rank_batch(order, step, rank, world, queries, documents, max_rows)
+        batch = rank_batch(order, step, rank, world, queries, documents, config.gradcache_chunk)
         wish = Wish.SAVE if (rank, step) == (0, 1) else Wish.NOTHING
         record, agreed = take_step(trainable, batch, step, RATE, config, wish)
         assert agreed is (Wish.SAVE if step == 1 else Wish.NOTHING)
-        history.append(record)
+        history.steps.append(record)
+    if measure:
+        measure()
     return whole_weights(trainable), history
 
 
+def watched(trainable, history, plan, folder):
+    """Return what measures, and sees to it that the best weights are kept and no more than need be."""
+    writer = ArtifactStore(str(folder)).open("train", "tiny", "0" * 20)
+    dev = DevWatch(trainable, small_cut(plan), DevConfig(metric=METRIC, every_steps=1), writer, history)
+    seen = {}
+
+    def measure():
+        assert dev.measure_if_due(3) == history.evaluations[-1:] and not dev.measure_if_due(3)
+        seen[len(history.steps)] = whole_weights(trainable)
+        dev.saved()
+        found = best(history.evaluations)
+        if distributed.get_rank() == 0 and found:
+            kept = best_weights.load(writer, found.steps)
+            assert kept.keys() == {n for n, p in trainable.encoder.named_parameters() if p.requires_grad}
+            assert all(torch.equal(weight, seen[found.steps][name]) for name, weight in kept.items())
+            courses = (history.evaluations[:end] for end in range(len(seen) - 2, len(seen) + 1) if end > 0)
+            needed = {each.steps for each in map(best, courses) if each}
+            assert len(writer.storage.list(writer.key)) == len(needed)
+
+    return measure
+
+
 def outcome(weights, history):
-    return weights, [record.loss for record in history], [record.gradient_norm for record in history]
+    return (
+        weights,
+        [record.loss for record in history.steps],
+        [record.gradient_norm for record in history.steps],
+    )
+
+
+def small_cut(plan):
+    """Return all texts of the plan as a dev cut, a few documents relevant to each query."""
+    _, queries, documents = plan
+    generator = np.random.default_rng(5)
+    query = np.repeat(queries.ordinals, 3)
+    return DevCut(queries, documents, Relevance(query, generator.choice(documents.ordinals, 60), np.ones(60)))
+
+
+def measured(plan):
+    """Return the metric of the untrained encoder: text by text, cosine by cosine, rank by rank."""
+    cut, encoder = small_cut(plan), tiny_encoder().eval()
+
+    def embed(store):
+        rows = range(len(store.ordinals))
+        with torch.no_grad():
+            return torch.cat([encoder(*store.tokens.take(np.asarray([row])).pad(1)) for row in rows]).numpy()
+
+    q_QD, doc_ND, gains = embed(cut.queries), embed(cut.documents), []
+    for query, embedding in zip(cut.queries.ordinals, q_QD, strict=True):
+        relevant = set(cut.relevance.doc[cut.relevance.query == query].tolist())
+        ranked = cut.documents.ordinals[np.argsort(-(doc_ND @ embedding), kind="stable")][:3]
+        found = sum(1 / np.log2(place + 2) for place, doc in enumerate(ranked) if doc in relevant)
+        gains.append(found / sum(1 / np.log2(place + 2) for place in range(min(3, len(relevant)))))
+    return float(np.mean(gains))
 
 
 def merge(folders, rank):
@@ -168,13 +269,12 @@ def merge(folders, rank):
     distributed.barrier()
 
 
-def reference(plan):
+def reference(plan, dropout=0.0):
     """The same three steps in plain torch: one process, no DeepSpeed, text by text, loop by loop."""
     order, queries, documents = plan
     encoder = tiny_encoder().train()
-    for module in encoder.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    set_dropout(encoder, dropout)
+    dropped = seed_by_row(encoder.backbone)
     matrices = [p for p in encoder.parameters() if p.ndim >= 2]
     others = [p for p in encoder.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -182,8 +282,10 @@ def reference(plan):
     )
     losses, norms = [], []
 
-    def embed(store, ordinal):
-        return encoder(*store.tokens.take(store.rows(np.asarray([ordinal]))).pad(1))[0]
+    def embed(store, ordinal, step, kind):
+        inputs = store.tokens.take(store.rows(np.asarray([ordinal]))).pad(1)
+        with dropped.passing(row_keys(inputs, pass_seed(0, step, kind))):
+            return encoder(*inputs)[0]
 
     for step in range(order.num_steps):
         rows = range(order.first_rows[step], order.first_rows[step + 1])
@@ -191,10 +293,10 @@ def reference(plan):
         present = sorted(
             {*order.positives[list(rows)].tolist(), *(n for some in negatives.values() for n in some)}
         )
-        embedded = {document: embed(documents, document) for document in present}
+        embedded = {document: embed(documents, document, step, 1) for document in present}
         total = 0.0
         for row in rows:
-            query, own = embed(queries, order.queries[row]), int(order.positives[row])
+            query, own = embed(queries, order.queries[row], step, 0), int(order.positives[row])
             terms = [
                 query @ embedded[d] / 0.2
                 for d in present
@@ -225,38 +327,57 @@ def gathered_gradient():
 
 
 def run_rank(rank, world, folder):
-    """Run every case as one of ``world`` ranks; rank 0 writes what came of it."""
+    """Run every case as one of ``world`` ranks; rank 0 writes what came of it.
+
+    A folder called `again` is for the cases that another number of ranks has begun.
+    """
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     gathered_gradient()
     plan = small_plan()
     results = {}
-    for case, settings in CASES.items():
-        if world < 4 or case in IN_FOUR:
-            results[case] = outcome(*train(settings, plan))
-        # At once: DeepSpeed's stage 3 replaces torch's linear for good, which changes the last bit of later cases.
-        if world == 2 and case in RESUMED:
-            results[f"{case} resumed"] = outcome(*train(settings, plan, resume_at=2))
-            results[f"{case} again"] = outcome(*train(settings, plan))
-    if world < 4:
-        for case, settings in TWINS.items():
-            results[case] = outcome(*train(settings, plan))
-            results[f"{case} plainly"] = outcome(*train(settings, plan, plainly=True))
-    if world == 1:
-        results["reference"] = reference(plan)
-        results["start"] = tiny_encoder().state_dict()
+    if folder.name != "again":
+        run_cases(world, folder, plan, results)
+    for case in ELASTIC if folder.name in ("2", "again") else ():
+        begun = handed_on(folder, case, 3 - world)
+        results[f"{case} taken over"] = outcome(*train(CASES[case], plan, begun=begun))
     if rank == 0:
         torch.save(results, folder / "results.pt")
     distributed.barrier()
     distributed.destroy_process_group()
 
 
+def handed_on(folder, case, world):
+    return folder.parent / f"{case} of {world}"
+
+
+def run_cases(world, folder, plan, results):
+    """Run the cases that begin with the first step."""
+    for case, settings in CASES.items():
+        if world < 4 or case in IN_FOUR:
+            keep = handed_on(folder, case, world) if world < 4 and case in ELASTIC else None
+            results[case] = outcome(*train(settings, plan, handed_on=keep))
+        if case in MEASURED and world < 4:
+            weights, history = train(settings, plan, measured_in=folder / case)
+            results[f"{case} measured"] = outcome(weights, history)
+            results[f"{case} metric"] = [each.value for each in history.evaluations]
+        # At once: DeepSpeed's stage 3 replaces torch's linear for good, which changes the last bit of later cases.
+        if world == 2 and case in RESUMED:
+            results[f"{case} resumed"] = outcome(*train(settings, plan, resume_at=2))
+            results[f"{case} again"] = outcome(*train(settings, plan))
+    if world == 1:
+        results["reference"] = reference(plan)
+        results["dropout reference"] = reference(plan, dropout=0.2)
+        results["metric"] = measured(plan)
+        results["start"] = tiny_encoder().state_dict()
+
+
 def main():
     # Forked, so that the imports, which take longer than the cases, happen once.
     context = multiprocessing.get_context("fork")
-    for world in WORLDS:
-        folder = Path(sys.argv[1]) / str(world)
+    for name, world in (*((str(world), world) for world in WORLDS), ("again", 1)):
+        folder = Path(sys.argv[1]) / name
         folder.mkdir()
         ranks = [context.Process(target=run_rank, args=(rank, world, folder)) for rank in range(world)]
         for process in ranks:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from cluster.artifacts import ArtifactStore
 from cluster.errors import UserError
 from models.checkpoint import load_encoder
 from models.errors import ModelError
+from models.inference import embed
 from pipelines.train.card import HERE
+from pipelines.train.config import DevConfig
+from pipelines.train.dev_cut import make_cut
 from tests.event_files import events
 from tests.tiny_training import NUM_QUERIES, Silent, compute, digests, local_session, training
 
@@ -115,15 +119,108 @@ def test_watched_and_saved_by_the_minute_it_is_the_same_training(session, folder
     assert min(logged["train/tokens_per_s"].values()) > 0
 
 
-def test_a_diverging_loss_names_the_step_and_the_queries(session, folder, trained):
+DEV = {"split": "train", "queries": 25, "documents": 70, "every_steps": 3, "metric": "recall@3"}
+
+
+def recall_at_3(directory, cut):
+    """Measure the model of a directory with everything that is not the training's own."""
+    encoder = load_encoder(directory)
+    q_QD, doc_ND = (embed(encoder, store.tokens) for store in (cut.queries, cut.documents))
+    found = []
+    for query, scores in zip(cut.queries.ordinals, q_QD @ doc_ND.T, strict=True):
+        relevant = set(cut.relevance.doc[cut.relevance.query == query].tolist())
+        best = cut.documents.ordinals[np.argsort(-scores, kind="stable")[:3]]
+        found.append(len(relevant & set(best.tolist())) / len(relevant))
+    return np.mean(found)
+
+
+def test_what_is_measured_is_what_the_kept_weights_achieve_and_disturbs_nothing(session, folder, trained):
+    steps, quiet, _ = trained
+    step, progress = training(folder, session, dev=DEV, tensorboard=True)["trained"], Silent()
+    artifact = compute(step, ArtifactStore(str(folder / "measured")), session, progress)
+    assert digests(artifact)["training_steps"] == digests(quiet)["training_steps"]
+    table = artifact.read("training_metrics").to_pydict()
+    assert table["steps"] == [*range(0, NUM_STEPS, 3), *([NUM_STEPS] if NUM_STEPS % 3 else [])]
+    assert set(table["metric"]) == {"recall@3"}
+    data = compute(steps["data"], ArtifactStore(str(folder / "store")), session, Silent())
+    model = step.run.keywords["model"].locate({})
+    cut = make_cut(data, model, DevConfig(**DEV), 0)
+    assert table["value"][0] == pytest.approx(recall_at_3(folder / "model", cut))
+    assert max(table["value"][1:]) == pytest.approx(recall_at_3(artifact.directory("model"), cut))
+    assert max(table["value"][1:]) > table["value"][0]
+    assert any(re.search(r"\d% of peak  dev recall@3 0\.\d{3}$", note) for note in progress.notes)
+    logged = events(artifact.directory("tensorboard"))
+    assert list(logged["dev/recall_at_3"].values())[1:] == pytest.approx(table["value"][1:], abs=1e-6)
+
+
+def test_without_a_gain_it_stops_early_on_all_ranks(session, folder, store):
+    dev = {**DEV, "every_steps": 1, "patience": 2}
+    step, progress = training(folder, session, dev=dev, learning_rate=1e-12)["trained"], Silent()
+    artifact = compute(step, store, session, progress)
+    assert artifact.read("training_steps").num_rows == 2
+    assert artifact.read("training_metrics").column("steps").to_pylist() == [0, 1, 2]
+    assert len(set(artifact.read("training_metrics").column("value").to_pylist())) == 1
+
+
+@pytest.fixture(scope="module")
+def diverged(session, folder, trained):
+    """Return the step at which a training of two workers must stop, what it says, and the store with its scratch."""
     losses = trained[1].read("training_steps").column("loss").to_pylist()
     ratios = [loss / np.mean(losses[:step]) for step, loss in enumerate(losses) if step]
-    worst = int(np.argmax(ratios))
-    limit = 1 + (ratios[worst] - 1) / 2
+    limit = 1 + (ratios[int(np.argmax(ratios))] - 1) / 2
     expected = next(step for step, ratio in enumerate(ratios, 1) if ratio > limit)
-    step = training(folder, session, max_loss_ratio=limit, max_loss_steps=1)["trained"]
-    with pytest.raises(UserError, match=rf"step {expected}, queries q\d+, .*diverges"):
-        compute(step, ArtifactStore(str(folder / "diverging")), session, Silent())
+    settings = {"max_loss_ratio": limit, "max_loss_steps": 1, "checkpoint_every_steps": 1}
+    store = ArtifactStore(str(folder / "diverging"))
+    with pytest.raises(UserError) as caught:
+        compute(training(folder, session, **settings)["trained"], store, session, Silent())
+    return expected, str(caught.value), store
+
+
+def test_a_diverging_loss_names_the_step_and_the_queries(diverged):
+    step, text, _ = diverged
+    assert re.search(rf"step {step}, queries q\d+, .*diverges", text)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_and_the_settings_are_named(session, folder, diverged):
+    _, _, store = diverged
+    mine, other = (training(folder, session, **more)["trained"] for more in ({}, {"temperature": 0.06}))
+    scratch = Path(store.storage.locate(f"{other.key}/scratch"))
+    shutil.copytree(store.storage.locate(f"{mine.key}/scratch"), scratch)
+    progress = Silent()
+    with pytest.raises(UserError, match=r"another recipe(.|\n)*temperature 0\.05(.|\n)*temperature 0\.06"):
+        compute(other, store, session, progress)
+    assert not progress.seen
+
+
+class Beginning(Silent):
+    """Progress that remembers where it began."""
+
+    def total(self, total, unit, done=0):
+        super().total(total, unit, done)
+        self.begun = done
+
+
+def test_one_worker_goes_on_where_two_ended(session, folder, diverged, trained):
+    step, _, store = diverged
+    role = session.definition.roles.train.model_copy(update={"workers": 1})
+    roles = session.definition.roles.model_copy(update={"train": role})
+    alone, before = session.definition.model_copy(update={"roles": roles}), session.definition
+    session.definition, progress = alone, Beginning()
+    try:
+        artifact = compute(training(folder, session)["trained"], store, session, progress)
+    finally:
+        session.definition = before
+    assert artifact.manifest.summary["workers"] == 1 and progress.begun == step > 0
+    assert artifact.manifest.fingerprint == trained[1].manifest.fingerprint
+    found, expected = (each.read("training_steps").to_pydict() for each in (artifact, trained[1]))
+    assert found["step"] == expected["step"] and found["tokens"] == expected["tokens"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    after, reference = (load_encoder(each.directory("model")).state_dict() for each in (artifact, trained[1]))
+    for name, weight in after.items():
+        if not name.endswith("key.bias"):
+            torch.testing.assert_close(
+                weight, reference[name], rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 def test_identical_texts_are_one_document_of_the_plan(trained, store):

@@ -11,7 +11,18 @@ import pytest
 import torch
 
 from models.adapters import Lora, merge_lora
-from tests.integration.rank_cases import ADAPTED, CASES, IN_FOUR, LORA, REFERENCE, RESUMED, TWINS, WORLDS
+from tests.integration.rank_cases import (
+    ADAPTED,
+    CASES,
+    DROPPED,
+    ELASTIC,
+    IN_FOUR,
+    LORA,
+    MEASURED,
+    REFERENCE,
+    RESUMED,
+    WORLDS,
+)
 
 SCRIPT = Path(__file__).with_name("rank_cases.py")
 
@@ -36,7 +47,8 @@ def results(tmp_path_factory):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0, output[-3000:]
-    return {world: torch.load(folder / str(world) / "results.pt", weights_only=False) for world in WORLDS}
+    names = (*WORLDS, "again")
+    return {name: torch.load(folder / str(name) / "results.pt", weights_only=False) for name in names}
 
 
 def worlds_of(cases, worlds=WORLDS):
@@ -67,11 +79,33 @@ def test_n_ranks_equal_one(results, world, case):
     assert_close(results[world][case], results[1][case])
 
 
-@pytest.mark.parametrize(("case", "world"), worlds_of(TWINS))
-def test_gradcache_equals_the_big_batch_with_dropout(results, world, case):
-    assert_close(results[world][case], results[world][f"{case} plainly"])
-    without = results[world][case.replace("dropout", "gradcache")]
-    assert abs(results[world][case][1][0] - without[1][0]) > 1e-3
+@pytest.mark.parametrize(("case", "world"), worlds_of(DROPPED))
+def test_dropout_equals_plain_torch_text_by_text(results, world, case):
+    assert_close(results[world][case], results[1]["dropout reference"])
+    assert abs(results[world][case][1][0] - results[1]["zero-1"][1][0]) > 1e-3
+
+
+def test_dropout_of_the_adapters_changes_the_training(results):
+    # The first step's loss does not show it: the update of an adapter begins at 0.
+    dropped, without = results[1]["zero-2 lora dropout"], results[1]["zero-2 lora"]
+    assert dropped[1][0] == pytest.approx(without[1][0], rel=1e-5)
+    assert abs(dropped[1][1] - without[1][1]) > 1e-4
+
+
+@pytest.mark.parametrize("name", [2, "again"])
+@pytest.mark.parametrize("case", ELASTIC)
+def test_another_number_of_ranks_takes_over_where_the_first_left_it(results, case, name):
+    assert_close(results[name][f"{case} taken over"], results[1][case])
+
+
+@pytest.mark.parametrize("world", WORLDS[:2])
+@pytest.mark.parametrize("case", MEASURED)
+def test_measuring_between_the_steps_equals_a_loop_and_disturbs_nothing(results, case, world):
+    first, *later = results[world][f"{case} metric"]
+    assert first == pytest.approx(results[1]["metric"], abs=1e-9)
+    assert later == pytest.approx(results[1][f"{case} metric"][1:], abs=1e-9)
+    assert len(later) == 3 and len({first, *later}) > 1
+    assert_close(results[world][f"{case} measured"], results[1][case])
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.startswith("loss")])

@@ -78,3 +78,55 @@ def test_an_unknown_recipe_lists_those_that_ship():
 
 def test_shipped_recipes_hold_no_absolute_path():
     assert not [path.name for path in Path(RECIPES).glob("*.yaml") if ": /" in path.read_text()]
+
+
+TWO_SETS = """\
+name: two
+data: {kind: pairs, name: p, path: pairs.csv}
+also:
+  other:
+    data: {kind: beir, name: q, path: folder}
+    mine: {select: {num_negatives: 3}}
+    query_prompt: 'find: '
+    num_negatives: 3
+model: {source: org/model}
+mine:
+  select: {num_negatives: 2}
+train:
+  stages:
+    - {data: [main], num_negatives: 2}
+    - {data: [main, other], learning_rate: 1.0e-6}
+"""
+
+
+def test_a_further_data_set_has_its_own_numbers_and_paths(write, tmp_path, monkeypatch):
+    path = write(TWO_SETS)
+    recipe = load_recipe(path)
+    assert recipe.also["other"].data.path == str(tmp_path / "folder")
+    assert [{name: rule.num_negatives for name, rule in stage.sets.items()} for stage in recipe.stages] == [
+        {"main": 2}, {"main": 1, "other": 3},
+    ]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(path, ["also.other.data.path=here"]).also["other"].data.path == str(tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("data: [main, other]", "data: [main, others]", "write other"),
+        ("  other:", "  main:", r"also\.main"),
+        ("num_negatives: 3\nmodel", "num_negatives: 4\nmodel",
+         r"also\.other\.num_negatives \(4\) exceeds also\.other\.mine\.select\.num_negatives \(3\)"),
+        ("data: [main], num_negatives: 2", "num_negatives: 3",
+         r"train\.stages\.0\.num_negatives \(3\) exceeds mine\.select\.num_negatives \(2\)"),
+        ("{kind: beir, name: q, path: folder}", "{kind: texts, name: q, path: folder}", "beir"),
+        ("query_prompt: 'find: '", "weight: 2", r"also\.other\.weight.*order: homogeneous"),
+        ("query_prompt", "query_prompts", "query_prompt"),
+        ("learning_rate: 1.0e-6", "learning_rat: 1.0e-6", "learning_rate"),
+        ("{kind: pairs, name: p, path: pairs.csv}", "{kind: texts, name: p, path: pairs.csv}", "corpus to embed"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_sets_and_stages_is_told(write, old, new, words):
+    assert old in TWO_SETS
+    with pytest.raises(UserError, match=words):
+        load_recipe(write(TWO_SETS.replace(old, new)))

@@ -5,6 +5,7 @@ from transformers import BertConfig, BertModel
 
 from models.encoder import Encoder
 from pipelines.train.attention import use_plain_attention
+from pipelines.train.dropout import row_keys, seed_by_row
 from pipelines.train.engine import Tower, set_dropout
 
 
@@ -43,12 +44,15 @@ def test_equals_scaled_dot_product_attention():
 
 
 def test_dropout_is_off_at_zero_and_on_above():
-    encoder = make_encoder().train()
-    use_plain_attention(encoder.backbone)
-    set_dropout(encoder, 0.0)
-    assert torch.equal(encoder(*inputs()), encoder(*inputs()))
-    set_dropout(encoder, 0.5)
-    assert not torch.equal(encoder(*inputs()), encoder(*inputs()))
+    without, dropped = (make_encoder().train() for _ in range(2))
+    for encoder, p in ((without, 0.0), (dropped, 0.5)):
+        set_dropout(encoder, p)
+        use_plain_attention(encoder.backbone)
+    rows = seed_by_row(dropped.backbone)
+    with rows.passing(row_keys(inputs(), 0)):
+        assert torch.equal(dropped(*inputs()), dropped(*inputs()))
+        assert not torch.equal(dropped(*inputs()), without(*inputs()))
+    torch.testing.assert_close(dropped.eval()(*inputs()), without(*inputs()))
 
 
 def test_bfloat16_products_keep_float32_weights_and_gradients():

@@ -186,3 +186,48 @@ def test_passes_cost_the_least_of_all_ways_to_cut():
 
 def test_texts_of_one_length_are_one_pass():
     assert cut_passes(np.full(500, 128)) == []
+
+
+SCOPED = [
+    Row(1, 10, (20, 21), dataset="main", task="retrieval", scope="task"),
+    Row(2, 11, (20,), (13,), dataset="main", task="retrieval", scope="task"),
+    Row(3, 12, (22,), dataset="main", task="sts", scope="group"),
+    Row(4, 13, (11,), dataset="pairs", task="retrieval", scope="task"),
+    Row(5, 14, (22, 23), dataset="pairs", task="retrieval", scope="batch"),
+    Row(6, 15, (), dataset="pairs", task="retrieval", scope="task"),
+]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_negatives_are_of_the_rows_within_the_scope(world):
+    order = Order.from_table(order_table([SCOPED]))
+    ranks = [
+        rank_batch(order, 0, rank, world, texts(range(1, 8)), texts(range(8, 40))) for rank in range(world)
+    ]
+    documents = [d for rank in ranks for d in first_tokens(parts(rank)[1])]
+    queries = [query for rank in ranks for query in first_tokens(parts(rank)[0])]
+    seen = {}
+    for rank in ranks:
+        for index, query in enumerate(first_tokens(parts(rank)[0])):
+            if rank.weights_B[index]:
+                row = SCOPED[query - 1]
+                near = [
+                    other
+                    for other in SCOPED
+                    if row.scope == "batch"
+                    or (row.scope == "task" and (other.dataset, other.task) == (row.dataset, row.task))
+                    or other is row
+                ]
+                wanted = {document for other in near for document in other.documents} - set(row.masked)
+                found = {d for d, used in zip(documents, rank.mask_BN[index].tolist(), strict=True) if used}
+                assert found == wanted
+                others = {q for q, used in zip(queries, rank.other_BM[index].tolist(), strict=True) if used}
+                assert others == {
+                    other.query
+                    for other in near
+                    if other is not row
+                    and other.positive not in row.masked
+                    and row.positive not in other.masked
+                }
+                seen[query] = len(near)
+    assert seen == {1: 2, 2: 2, 3: 1, 4: 3, 5: 6, 6: 3}

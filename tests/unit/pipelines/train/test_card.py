@@ -9,6 +9,7 @@ from pipelines.model import LocatedModel
 from pipelines.train.card import model_card, public_name
 from pipelines.train.config import TrainConfig
 from pipelines.train.planning import write_plan
+from pipelines.train.sources import OpenSource
 from pipelines.train.task import TrainTask
 from tests.tiny_training import Silent, compute, data_step, groups_step, make_model
 
@@ -25,12 +26,12 @@ def card(folder):
     groups = groups_step(data)
     steps = [compute(step, store, None, Silent()) for step in (data, groups)]
     config = TrainConfig(
-        num_negatives=2, temperature=0.02, wandb="secret-project", lora={"rank": 4},
+        num_negatives=2, temperature=0.02, zero_stage=3, wandb="secret-project", lora={"rank": 4},
         deepspeed={"zero_optimization": {"offload_param": {"nvme_path": "/mnt/fast"}}},
     )  # fmt: skip
     model = LocatedModel(str(folder / "tiny-bert"), "mean", Prompts("find: ", ""), 16, 48, "float32", "cpu")
     writer = store.open("plan", "tiny", "0" * 20)
-    summary, counters = write_plan(writer, *steps, model, config)
+    summary, counters = write_plan(writer, [OpenSource("main", *steps)], model, config)
     plan = writer.commit(
         stage_version=1, num_shards={"order": 1}, identity={}, summary=summary, counters=counters,
         inputs={"groups": groups.key},

@@ -16,7 +16,7 @@ ROWS = [
 
 def summary(**changes):
     base = {
-        "steps": 10, "teachers": ["words", "chance", "judge"], "teacher_scores": teacher_scores(ROWS),
+        "stage_steps": [12, 10], "teachers": ["words", "chance", "judge"], "teacher_scores": teacher_scores(ROWS),
         "negatives_that_answer": 3,
     }  # fmt: skip
     return {**base, **changes}

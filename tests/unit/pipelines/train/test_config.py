@@ -18,7 +18,9 @@ from pipelines.train.engine import deepspeed_config
         ("loss", {"name": "matryoshka", "dimensions": [8], "of": {"name": "matryoshka", "dimensions": [4]}}),
         ("loss", {"in_batch_negatives": False, "partitions": ["q-q"]}), ("only_train", []), ("offload", "weights"),
         ("checkpoint_every_steps", 0), ("checkpoint_every_minutes", 0), ("max_loss_ratio", 1.0), ("max_loss_steps", 0),
-        ("wandb", ""), ("mlflow", ""), ("learning_rat", 1e-5),
+        ("dev", {"metric": "ndcg"}), ("dev", {"metric": "map@10"}), ("dev", {"patience": 0}), ("dev", {"keep": "all"}),
+        ("dev", {"every_steps": 0}), ("dev", {"split": "validation"}), ("wandb", ""), ("mlflow", ""),
+        ("learning_rat", 1e-5),
     ],
 )  # fmt: skip
 def test_refuses(key, value):
@@ -60,6 +62,10 @@ def test_a_loss_is_one_or_a_list_and_infonce_without_a_name():
             },
             "follows from train.offload",
         ),
+        (
+            {"zero_stage": 2, "deepspeed": {"zero_optimization": {"offload_param": {"device": "cpu"}}}},
+            "set zero_stage: 3",
+        ),
     ],
 )
 def test_refuses_what_does_not_go_together(settings, words):
@@ -67,9 +73,11 @@ def test_refuses_what_does_not_go_together(settings, words):
         TrainConfig(**settings)
 
 
-def test_dropout_of_the_adapters_counts_too():
-    assert not TrainConfig(lora={}).draws_dropout
-    assert TrainConfig(lora={"dropout": 0.1}).draws_dropout and TrainConfig(dropout=0.1).draws_dropout
+def test_an_empty_mapping_measures_with_the_defaults():
+    dev = TrainConfig(dev={}).dev
+    assert (dev.split, dev.queries, dev.documents, dev.every_steps) == ("dev", 200, 2000, 50)
+    assert (dev.metric, dev.patience, dev.keep) == ("ndcg@10", None, "best")
+    assert TrainConfig().dev is None
 
 
 def test_hands_other_deepspeed_keys_through():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pipelines.train.board import BadLoss, Board, StepRecord
+from pipelines.train.board import BadLoss, Board, Evaluation, StepRecord
 from pipelines.train.config import TrainConfig
 from pipelines.train.divergence import WINDOW, bad_loss, exceeded_limit
 
@@ -64,6 +64,18 @@ def test_the_board_hands_out_every_step_once_and_keeps_the_first_failure():
     readings = board.read()
     assert [reading.record for reading in readings] == [first, second] and not board.read()
     assert [reading.tokens_per_s for reading in readings] == pytest.approx([200.0, 0.8 * 200 + 0.2 * 400])
+    assert [reading.peak_share for reading in readings] == [None, None]
     board.fail(ValueError("first"))
     board.post(second, 1.0, BadLoss(second, [1]))
     assert str(board.failure()) == "first"
+
+
+def test_the_board_tells_the_share_of_peak_and_what_was_measured():
+    board, (first, second) = Board(), records([3.0, 2.0])
+    board.begin(peak_tokens_per_s=800.0)
+    evaluation = Evaluation(0, "ndcg@10", 0.5)
+    board.post(first, 0.5, None, [evaluation])
+    board.post(second, 0.5, None)
+    readings = board.read()
+    assert [reading.peak_share for reading in readings] == pytest.approx([0.25, 0.25])
+    assert [reading.evaluations for reading in readings] == [(evaluation,), ()]

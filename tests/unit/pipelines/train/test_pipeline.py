@@ -5,12 +5,23 @@ from importlib.util import find_spec
 import pytest
 
 from cluster.artifacts import ArtifactStore
+from cluster.definition import load_definition
 from cluster.errors import UserError
+from cluster.session import Session
 from models.prompts import Prompts
 from pipelines.model import Model, ModelConfig
 from pipelines.steps import Step
 from pipelines.train.config import UNFELT, TrainConfig
-from pipelines.train.pipeline import forget_torn_snapshot, plan_step, train_step, training_dtype
+from pipelines.train.pipeline import (
+    RUN_NAME,
+    forget_torn_snapshot,
+    num_workers,
+    plan_step,
+    scale,
+    train_step,
+    training_dtype,
+)
+from tests.tiny_training import make_model
 
 
 def steps(dtype="bfloat16", **settings):
@@ -19,7 +30,7 @@ def steps(dtype="bfloat16", **settings):
     model = Model(ModelConfig(source="tiny"), "digest", "mean", Prompts(), dtype, "cpu")
     config = TrainConfig(**settings)
     plan = plan_step(data, groups, model, config)
-    return plan, train_step(plan, model, config, workers=2)
+    return plan, train_step(plan, model, config)
 
 
 def test_a_setting_that_leaves_the_order_alone_keeps_the_plan():
@@ -74,9 +85,43 @@ def test_training_dtype(model_dtype, wanted, expected):
 @pytest.mark.parametrize(("content", "kept"), [(b'{"ray_version": "2"}', True), (b'{"ray_ver', False)])
 def test_a_torn_snapshot_is_forgotten_with_its_checkpoints(tmp_path, content, kept):
     writer = ArtifactStore(str(tmp_path)).open("train", "tiny", "0" * 20)
-    folder = f"{writer.key}/scratch/ranks-2"
-    forget_torn_snapshot(writer, "ranks-2")
+    folder = f"{writer.key}/scratch/{RUN_NAME}"
+    forget_torn_snapshot(writer)
     writer.storage.write(f"{folder}/checkpoint_manager_snapshot.json", content)
     writer.storage.write(f"{folder}/checkpoint_1/state", b"weights")
-    forget_torn_snapshot(writer, "ranks-2")
+    forget_torn_snapshot(writer)
     assert bool(writer.storage.list(folder)) is kept
+
+
+@pytest.mark.parametrize(
+    ("name", "workers", "expected", "most"),
+    [
+        ("spot", [4, 16], (4, 16), 16), ("spot", [0, 16], (1, 16), 16), ("spot", [3, 3], 3, 3), ("h100x8", 8, 8, 8),
+        ("spot", None, 1, 1), ("local", 1, 1, 1), ("local", [1, 1], 1, 1),
+    ],
+)  # fmt: skip
+def test_workers_are_a_number_or_bounds_where_the_cluster_grows(name, workers, expected, most):
+    definition = load_definition(name)
+    bounds = tuple(workers) if isinstance(workers, list) else workers
+    role = definition.role("train").model_copy(update={"workers": bounds})
+    roles = definition.roles.model_copy(update={"train": role})
+    session = Session(definition.model_copy(update={"roles": roles}))
+    assert scale(session) == expected and num_workers(session) == most
+
+
+def test_measuring_and_dropout_are_part_of_the_training_and_the_workers_are_not():
+    plan, trained = steps()
+    for settings in ({"dev": {}}, {"dropout": 0.1}, {"lora": {"dropout": 0.1}}):
+        other_plan, other = steps(**settings)
+        assert other_plan.fingerprint == plan.fingerprint and other.fingerprint != trained.fingerprint
+        assert "workers" not in str(other.identity)
+
+
+@pytest.mark.parametrize("key", ["max_query_tokens", "max_document_tokens"])
+def test_sequences_longer_than_the_model_are_refused_before_anything_runs(tmp_path, key):
+    make_model(tmp_path)
+    session = Session(load_definition("local"))
+    Model.resolve(ModelConfig(source=str(tmp_path), **{"max_document_tokens": 64, key: 64}), session)
+    longer = ModelConfig(source=str(tmp_path), **{"max_document_tokens": 64, key: 65})
+    with pytest.raises(UserError, match=rf"{key} exceeds(.|\n)*65(.|\n)*at most 64(.|\n)*set {key}: 64"):
+        Model.resolve(longer, session)

@@ -13,8 +13,10 @@ from pipelines import schemas
 from pipelines.model import LocatedModel
 from pipelines.steps import Step
 from pipelines.train.config import TrainConfig
+from pipelines.train.mined import allowed_answers, without_copies
 from pipelines.train.order import Order
-from pipelines.train.planning import allowed_answers, without_copies, write_plan
+from pipelines.train.planning import write_plan
+from pipelines.train.sources import OpenSource
 from pipelines.train.tokens import TokenStore
 from tests.tiny_training import NUM_QUERIES, Silent, compute, data_step, groups_step, make_model
 
@@ -32,7 +34,9 @@ def made(tmp_path_factory):
 def plan(made, label, **settings):
     (data, groups), model, store = made
     writer = store.open("plan", label, "0" * 20)
-    summary, counters = write_plan(writer, data, groups, model, TrainConfig(num_negatives=2, **settings))
+    summary, counters = write_plan(
+        writer, [OpenSource("main", data, groups)], model, TrainConfig(num_negatives=2, **settings)
+    )
     writer.commit(
         stage_version=1,
         num_shards={"order": 1},
@@ -116,7 +120,7 @@ def test_a_guide_embeds_the_texts_of_the_plan(made):
     guide = compute(embeddings_step(data_step()), store, None, Silent())
     writer = store.open("plan", "guided", "1" * 20)
     config = TrainConfig(loss={"guide": "words"})
-    write_plan(writer, data, groups, model, config, guide)
+    write_plan(writer, [OpenSource("main", data, groups, guide=guide)], model, config)
     writer.commit(
         stage_version=1, num_shards={"order": 1}, identity={}, inputs={}, summary={}, counters={}, seconds=0
     )
@@ -134,7 +138,12 @@ def test_a_guide_that_does_not_fit_is_refused(made, changes, words):
     (data, groups), model, store = made
     guide = compute(embeddings_step(data_step(), **changes), store, None, Silent())
     with pytest.raises(UserError, match=words):
-        write_plan(store.open("plan", "refused", "2" * 20), data, groups, model, TrainConfig(), guide)
+        write_plan(
+            store.open("plan", "refused", "2" * 20),
+            [OpenSource("main", data, groups, guide=guide)],
+            model,
+            TrainConfig(),
+        )
 
 
 def test_related_queries_are_not_pushed_apart(made):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pipelines.train.schedule import SCHEDULES, learning_rate, num_warmup_steps
+from pipelines.train.schedule import SCHEDULES, learning_rate, learning_rates, num_warmup_steps
 
 
 def rates(schedule, num_steps=10, warmup=2, peak=1.0):
@@ -39,3 +39,13 @@ def test_stays_above_zero_however_short_the_training(num_steps, warmup_ratio, sc
     warmup = num_warmup_steps(num_steps, warmup_ratio, None)
     found = rates(schedule, num_steps, warmup, 2.0)
     assert 0 < min(found) <= max(found) <= 2.0
+
+
+def test_each_stage_warms_up_and_falls_on_its_own():
+    stages = [0] * 10 + [1] * 4 + [2]
+    found = learning_rates(stages, (1.0, 0.5, 2.0), 0.2, None, "linear")
+    assert found == pytest.approx(rates("linear") + rates("linear", 4, 1, 0.5) + [2.0])
+    assert learning_rates(stages[:14], (1.0, 1.0), 0.2, 3, "cosine") == pytest.approx(
+        rates("cosine", 10, 3) + rates("cosine", 4, 3)
+    )
+    assert learning_rates([0] * 10, (1.0,), 0.2, None, "linear") == rates("linear")

@@ -7,10 +7,10 @@ import pytest
 
 from cluster.errors import UserError
 from pipelines.train import watching
-from pipelines.train.board import Reading, StepRecord
+from pipelines.train.board import Evaluation, Reading, StepRecord
 from pipelines.train.config import TrainConfig
-from pipelines.train.following import first_ctrl_c
-from pipelines.train.watching import Training, Watch, check_watchers, open_loggers
+from pipelines.train.following import first_ctrl_c, shown
+from pipelines.train.watching import Training, Watch, check_watchers, numbers, open_loggers
 from tests.event_files import events
 
 
@@ -100,3 +100,16 @@ def test_the_first_ctrl_c_calls_and_the_second_raises():
     with pytest.raises(KeyboardInterrupt), first_ctrl_c(lambda: False):
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_share_of_peak_and_dev_metric_are_logged_where_there_are_any():
+    (plain,) = readings([4])
+    assert set(numbers(plain)) == {
+        "train/loss", "train/learning_rate", "train/gradient_norm", "train/tokens_per_s",
+    }  # fmt: skip
+    measured = (Evaluation(0, "mrr@10", 0.25), Evaluation(1, "mrr@10", 0.5))
+    full = Reading(plain.record, 1234.4, 0.456, measured)
+    more = {"train/tokens_per_s": 1234.4, "train/peak_share": 0.456, "dev/mrr_at_10": 0.5}
+    assert numbers(full) == {**numbers(plain), **more}
+    assert shown(full) == "loss 0.2000  gradient 6  1,234 tokens/s  46% of peak"
+    assert shown(plain) == "loss 0.2000  gradient 6  504 tokens/s"
