@@ -161,13 +161,14 @@ PLAN_ORDER = _table(
 
 TRAINING_STEPS = _table(
     "training_steps",
-    1,
+    2,
     [
         _required("step", pa.int64()),
         _required("loss", pa.float64()),
         _required("learning_rate", pa.float64()),
         _required("gradient_norm", pa.float64()),
         _required("tokens", pa.int64()),
+        pa.field("largest_expert_share", pa.float64()),
     ],
 )
 

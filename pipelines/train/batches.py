@@ -24,6 +24,7 @@ class RankBatch:
     Args:
         inputs: Padded tensors, pass by pass: of the queries, of the documents, of the answered queries.
         num_passes: Of each of the three.
+        real: float32 [B] of each pass: 1, or 0 for a text that only fills up.
         positive_B: int64, the column of each row's positive among the gathered documents.
         mask_BN: bool, False where a document is no negative of the row.
         weights_B: 1, or 0 where the row is padding.
@@ -43,6 +44,7 @@ class RankBatch:
 
     inputs: list[Inputs]
     num_passes: tuple[int, int, int]
+    real: list[torch.Tensor]
     positive_B: torch.Tensor
     mask_BN: torch.Tensor
     weights_B: torch.Tensor
@@ -125,7 +127,8 @@ def rank_batch(
 
     query_rows = queries.rows(order.queries[rows])
     query_lengths = queries.tokens.offsets[query_rows + 1] - queries.tokens.offsets[query_rows]
-    own_queries = np.split(queries.rows(order.queries[own_rows]), cut_rows([], len(own_rows), max_rows))
+    cuts = cut_rows([], len(own_rows), max_rows)
+    own_queries = np.split(queries.rows(order.queries[own_rows]), cuts)
     passes = [pad(queries, part) for part in own_queries]
     group_BG, group_mask_BG, teacher_BGK, answers_BGA = _groups(
         order, own_rows, dealt.column_of, answered.column_of
@@ -133,6 +136,7 @@ def rank_batch(
     return RankBatch(
         inputs=[*passes, *dealt.passes, *answered.passes],
         num_passes=(len(passes), len(dealt.passes), len(answered.passes)),
+        real=[*(torch.from_numpy(part) for part in np.split(weights_B, cuts)), *dealt.real, *answered.real],
         positive_B=_columns(dealt.column_of, order.positives[own_rows]),
         mask_BN=torch.from_numpy(_negatives(order, own_rows, rows, dealt)),
         weights_B=torch.from_numpy(weights_B),

@@ -15,6 +15,7 @@ class StepRecord:
         learning_rate: With which the weights were updated.
         gradient_norm: Before clipping, over all weights.
         tokens: Of the global batch, padding not counted.
+        largest_expert_share: Of its tokens, that one expert of one layer got; None without experts.
     """
 
     step: int
@@ -22,6 +23,7 @@ class StepRecord:
     learning_rate: float
     gradient_norm: float
     tokens: int
+    largest_expert_share: float | None = None
 
     @property
     def is_finite(self) -> bool:

@@ -11,6 +11,7 @@ HERE = "path/to/this/directory"
 POOLED = {
     "mean": 'mask = batch["attention_mask"].unsqueeze(-1)\nembeddings = (states * mask).sum(1) / mask.sum(1)',
     "cls": "embeddings = states[:, 0]",
+    "latent_attention": "embeddings = ...  # the pooler of stope_latent_attention.py, which sentence-transformers runs",
     "last": 'last = batch["attention_mask"].sum(1) - 1\nembeddings = states[torch.arange(len(last)), last]',
 }
 """Pooler -> how it is written with transformers alone."""
@@ -32,7 +33,7 @@ A text-embedding model: {base}, fine-tuned on mined hard negatives by Stope.
 | texts are cut at | {query_tokens} tokens (query), {document_tokens} tokens (document) |
 | prompt of a query | {query_prompt} |
 | prompt of a document | {document_prompt} |
-
+{instructions}
 ## Use
 
 With sentence-transformers:
@@ -40,7 +41,7 @@ With sentence-transformers:
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("{here}")
+model = SentenceTransformer("{here}"{trust})
 queries = model.encode_query(["a question"])
 documents = model.encode_document(["a text that answers it", "another text"])
 scores = queries @ documents.T
@@ -53,7 +54,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{here}", padding_side="right")
-model = AutoModel.from_pretrained("{here}", dtype=torch.float32).eval()
+model = AutoModel.from_pretrained("{here}", dtype=torch.float32{trust}).eval()
 texts = [{query_prefix!r} + "a question"]
 batch = tokenizer(texts, padding=True, truncation=True, max_length={query_tokens}, return_tensors="pt")
 with torch.no_grad():
@@ -74,12 +75,13 @@ stage `evaluate` that was made with `{key}` holds them as a table.
 """
 
 
-def model_card(task: TrainTask, dimension: int) -> str:
+def model_card(task: TrainTask, dimension: int, own_code: bool = False) -> str:
     """Return the text of README.md.
 
     Args:
         task: What was trained, on what, and how.
         dimension: Of the embeddings.
+        own_code: Whether the directory holds a modelling file, without which no library loads the model.
     """
     base, on_hub = public_name(task.model.location)
     front: dict[str, object] = {
@@ -107,7 +109,9 @@ def model_card(task: TrainTask, dimension: int) -> str:
         document_tokens=task.model.max_document_tokens,
         query_prompt=f"`{prompts.query}`" if prompts.query else "none",
         document_prompt=f"`{prompts.document}`" if prompts.document else "none",
+        instructions="".join(f"| prompt of a query, {name} | `{text!r}` |\n" for name, text in prompts.tasks),
         here=HERE,
+        trust=", trust_remote_code=True" if own_code else "",
         caution=" (the prompt is pooled here, and left out above)" if apart else "",
         query_prefix=prompts.query,
         pooled=POOLED[task.model.pooling],

@@ -13,6 +13,7 @@ from pipelines.train.loss_config import (
     SpreadOutConfig,
     plain_terms,
 )
+from pipelines.train.moe_config import MoeConfig
 from pipelines.train.stage_config import BatchesConfig, Order, StageConfig, check_batches
 
 OWNED_KEYS = {
@@ -135,6 +136,9 @@ class TrainConfig(BaseModel):
     only_train: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Patterns of weight names, in full or from a dot on (`encoder.layer.11.*`, `intermediate.dense.weight`); the
     others stay as they are. Null: train all."""
+    moe: MoeConfig | None = None
+    """Make experts of dense weights before the training; `{}` takes the defaults. Null: none; those that the model has
+    already are trained on."""
     gradcache_chunk: int | None = Field(default=None, ge=1)
     """Texts of one forward and backward pass on one worker: batches of any size in the memory of that many texts,
     for one more forward pass. Null: the whole batch at once."""
@@ -190,6 +194,13 @@ class TrainConfig(BaseModel):
         if self.lora and self.only_train:
             raise ValueError(
                 "only_train and lora both say what is trained: with lora, name lora.targets alone"
+            )
+        if self.moe and self.moe.only_train and (self.lora or self.only_train):
+            other = "lora" if self.lora else "only_train"
+            raise ValueError(f"moe.only_train and {other} both say what is trained: write one of them")
+        if self.moe and self.lora and self.lora.keep_adapter:
+            raise ValueError(
+                "lora.keep_adapter: an adapter of experts that are made here fits no model on disk: set it to false"
             )
         if self.zero_stage < 3 and "offload_param" in str(self.deepspeed):
             raise ValueError(

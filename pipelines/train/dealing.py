@@ -28,6 +28,7 @@ class DealtTexts:
         column_of: Ordinal -> its row among the embeddings gathered from all ranks.
         num_columns: Rows gathered from all ranks, padding included.
         passes: Padded tensors of this rank's share, pass by pass.
+        real: float32 [B] of each pass: 1, or 0 for a text that only fills up.
         num_tokens: Of all ranks, padding not counted.
         guide_NE: A guide's embeddings of all columns, 0 in those of padding; None where there is no guide.
     """
@@ -35,6 +36,7 @@ class DealtTexts:
     column_of: dict[int, int]
     num_columns: int
     passes: list[Inputs]
+    real: list[torch.Tensor]
     num_tokens: int
     guide_NE: torch.Tensor | None = None
 
@@ -54,7 +56,7 @@ def deal_texts(
         max_rows: Texts of one pass, at most. None: as many as are cheapest.
     """
     if not len(ordinals):
-        return DealtTexts({}, 0, [], 0)
+        return DealtTexts({}, 0, [], [], 0)
     text_rows = store.rows(ordinals)
     lengths = store.tokens.offsets[text_rows + 1] - store.tokens.offsets[text_rows]
     by_length = np.argsort(-lengths, kind="stable")
@@ -64,10 +66,12 @@ def deal_texts(
     columns = np.arange(len(ordinals)) % world * share + np.arange(len(ordinals)) // world
     # The longest of each deal: equal on all ranks, as the passes must be, because ZeRO-3 gathers weights in step.
     cuts = cut_rows(cut_passes(lengths[::world]), share, max_rows)
+    own_rows, weights = deal(text_rows, rank, world)
     return DealtTexts(
         column_of=dict(zip(ordinals[by_length].tolist(), columns.tolist(), strict=True)),
         num_columns=share * world,
-        passes=[pad(store, part) for part in np.split(deal(text_rows, rank, world)[0], cuts)],
+        passes=[pad(store, part) for part in np.split(own_rows, cuts)],
+        real=[torch.from_numpy(part) for part in np.split(weights, cuts)],
         num_tokens=int(lengths.sum()),
         guide_NE=_guide(store, text_rows, columns, share * world),
     )

@@ -13,6 +13,7 @@ from torch import distributed, nn
 from models.adapters import Lora, add_lora, train_only
 from models.encoder import Encoder
 from models.errors import ModelError
+from models.moe.upcycle import train_experts, upcycle
 from pipelines.train.attention import use_plain_attention
 from pipelines.train.checks import check_dimensions
 from pipelines.train.config import TrainConfig
@@ -96,6 +97,10 @@ def make_trainable(
     """
     check_dimensions(config, encoder.dimension)
     check_layout(encoder, config)
+    if config.moe:
+        upcycle(encoder, config.moe.upcycling, config.seed)
+        if config.moe.only_train:
+            train_experts(encoder.backbone, config.moe.only_train)
     set_dropout(encoder, config.dropout)
     lora = lora_of(config)
     if lora:
@@ -115,11 +120,13 @@ def make_trainable(
     deepspeed.init_distributed(
         dist_backend="nccl" if encoder.device.type == "cuda" else "gloo", verbose=False
     )
-    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+    trained = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    # Of experts biases have two dimensions.
+    decayed = [name for name, p in trained.items() if p.ndim >= 2 and not name.endswith("bias")]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [trained[name] for name in decayed], "weight_decay": config.weight_decay},
         # Gains and biases: pulling them to zero only rescales what follows.
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for name, p in trained.items() if name not in decayed], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(
         # DeepSpeed cannot flatten an empty group.

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import pyarrow as pa
 from torch import distributed
 
 from models.adapters import merge_lora, save_adapter
-from models.checkpoint import load_encoder, resolve_model, save_encoder, verify_export
+from models.checkpoint import resolve_model, save_encoder, verify_export
+from models.moe.files import is_own_modelling_file
+from models.moe.upcycle import upcycle
 from pipelines import schemas
 from pipelines.train import best_weights
 from pipelines.train.board import History
@@ -54,15 +56,19 @@ def export(trainable: Trainable, history: History, task: TrainTask) -> None:
     lora = lora_of(task.config)
     adapted, weights = weights, merge_lora(weights, lora) if lora else weights
     source = resolve_model(task.model.location)
-    encoder = load_encoder(source, dtype="float32", device="cpu", pooling=task.model.pooling)
+    encoder = replace(task.model.whole(), device="cpu").encoder()
+    if task.config.moe:
+        upcycle(encoder, task.config.moe.upcycling, task.config.seed)
     # Not strict: of weights that are tied to each other the names hold one.
     assert not encoder.load_state_dict(weights, strict=False).unexpected_keys
     queries = TokenStore.load(task.plan.directory("queries")).ordinals[:NUM_CHECKED_TEXTS]
     texts = [text for _, found in read_texts(task.data, "query", np.asarray(queries)) for text in found]
     with tempfile.TemporaryDirectory(prefix="stope-export-") as directory:
         save_encoder(encoder, directory, source, task.model.prompts, task.model.max_document_tokens)
-        verify_export(directory, texts)
-        (Path(directory) / "README.md").write_text(model_card(task, encoder.dimension))
+        for task_name in ("", *(name for name, _ in task.model.prompts.tasks)):
+            verify_export(directory, texts, task_name)
+        card = model_card(task, encoder.dimension, is_own_modelling_file(Path(directory)))
+        (Path(directory) / "README.md").write_text(card)
         task.writer.put_directory("model", Path(directory))
     if lora and task.config.lora and task.config.lora.keep_adapter:
         with tempfile.TemporaryDirectory(prefix="stope-adapter-") as directory:

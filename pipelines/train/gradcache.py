@@ -6,11 +6,13 @@ pass. Equal to the big batch, dropout included: its masks hang on the text, not 
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from pipelines.train.balance import Balance
 from pipelines.train.dealing import Inputs
 
 
@@ -38,7 +40,7 @@ def embed_passes(engine: Any, inputs: list[Inputs], seeds: Sequence[int]) -> Cac
     return Cache(inputs, seeds, [emb_BD.requires_grad_() for emb_BD in embedded])
 
 
-def backward_passes(engine: Any, cache: Cache, loss: torch.Tensor) -> None:
+def backward_passes(engine: Any, cache: Cache, loss: torch.Tensor, balance: Balance | None = None) -> None:
     """Let the gradient of ``loss`` flow through every pass into the weights, as one backward pass would.
 
     Args:
@@ -46,6 +48,7 @@ def backward_passes(engine: Any, cache: Cache, loss: torch.Tensor) -> None:
             (ZeRO 1) or with each (ZeRO 2 and 3, which keep a share of the gradients).
         cache: Whose embeddings ``loss`` depends on.
         loss: A scalar.
+        balance: Has counted the passes of ``cache``; each adds its part. None: the model has no experts.
     """
     gradients = torch.autograd.grad(loss, cache.embedded, allow_unused=True, materialize_grads=True)
     last = len(cache.inputs) - 1
@@ -53,6 +56,7 @@ def backward_passes(engine: Any, cache: Cache, loss: torch.Tensor) -> None:
         zip(cache.inputs, cache.seeds, gradients, strict=True)
     ):
         engine.set_gradient_accumulation_boundary(place == last)
-        (emb_BD,) = engine([inputs], [seed])
+        with balance.watching() if balance else nullcontext():
+            (emb_BD,) = engine([inputs], [seed])
         # Its gradient on the embeddings is the injected one.
-        engine.backward((emb_BD * gradient_BD).sum())
+        engine.backward((emb_BD * gradient_BD).sum() + (balance.loss(place) if balance else 0.0))

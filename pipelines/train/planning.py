@@ -10,7 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from cluster.artifacts import ArtifactWriter
+from models.checkpoint import resolve_model
 from models.prompts import Kind
+from models.sentence_layout import check_prompts
 from pipelines import schemas
 from pipelines.model import LocatedModel
 from pipelines.train.alike import SHINGLE_WORDS, Alike, near_pairs, stand_ins
@@ -41,7 +43,12 @@ def write_plan(
 
     Returns:
         Summary and counters for the manifest.
+
+    Raises:
+        ModelError: The tokenizer reads a prompt in a way that no other library would.
     """
+    for source in sources:
+        check_prompts(resolve_model(model.location), source.prompts or model.prompts, model.pooling)
     firsts = first_ordinals(sources)
     seen: dict[Kind, Seen] = {kind: Seen() for kind in KINDS}
     mined = [

@@ -53,12 +53,15 @@ def numbers(reading: Reading) -> dict[str, float]:
     """Return what is logged of one step."""
     record = reading.record
     share = {} if reading.peak_share is None else {"train/peak_share": reading.peak_share}
+    used = record.largest_expert_share
+    experts = {} if used is None else {"train/largest_expert_share": used}
     return {
         "train/loss": record.loss,
         "train/learning_rate": record.learning_rate,
         "train/gradient_norm": record.gradient_norm,
         "train/tokens_per_s": reading.tokens_per_s,
         **share,
+        **experts,
         # Of several, which only the first step can have, the last one. MLflow takes no @ in a name.
         **{f"dev/{each.metric.replace('@', '_at_')}": each.value for each in reading.evaluations},
     }

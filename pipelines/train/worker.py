@@ -6,7 +6,6 @@ Shapes: B rows, n documents and a answered queries of this rank, D dimensions.
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import ray
@@ -14,6 +13,7 @@ import torch
 from torch import distributed
 
 from pipelines.train import checkpoints
+from pipelines.train.balance import Balance
 from pipelines.train.batches import RankBatch, rank_batch
 from pipelines.train.board import StepRecord
 from pipelines.train.config import TrainConfig
@@ -84,7 +84,7 @@ def train_worker(task: TrainTask) -> None:
 
 
 def _make(task: TrainTask, reads_universal: bool) -> Trainable:
-    encoder = replace(task.model, dtype="float32").encoder()
+    encoder = task.model.whole().encoder()
     return make_trainable(encoder, task.config, task.model.dtype, reads_universal)
 
 
@@ -115,22 +115,26 @@ def take_step(
     """
     engine, world = trainable.engine, distributed.get_world_size()
     seeds = dropout_seeds(config.seed, step, batch.num_passes)
-    cache = embed_passes(engine, batch.inputs, seeds) if config.gradcache_chunk else None
-    q_BD, own_nD, own_aD = batch.split(cache.embedded if cache else engine(batch.inputs, seeds))
+    balance = Balance(trainable.encoder, config.moe.load_balancing_loss if config.moe else 0.0)
+    with balance.watching():
+        cache = embed_passes(engine, batch.inputs, seeds) if config.gradcache_chunk else None
+        embedded = cache.embedded if cache else engine(batch.inputs, seeds)
+    balance.count(batch.inputs, batch.real)
+    q_BD, own_nD, own_aD = batch.split(embedded)
     rows = batch.with_embeddings(q_BD, gather(q_BD), gather(own_nD), gather(own_aD))
     loss = objective(rows, batch.teacher_BGK.to(q_BD.device), batch.teachers, config)
     mean, wishes = add_up(loss, wish)
     if not math.isfinite(mean):
-        return StepRecord(step, mean, rate, math.nan, batch.num_tokens), Wish(wishes)
+        return StepRecord(step, mean, rate, math.nan, batch.num_tokens, balance.largest_share), Wish(wishes)
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     if cache:
-        backward_passes(engine, cache, loss * world)
+        backward_passes(engine, cache, loss * world, balance)
     else:
-        engine.backward(loss * world)
+        engine.backward(loss * world + balance.loss())
     engine.step()
     norm = float(engine.get_global_grad_norm())
-    return StepRecord(step, mean, rate, norm, batch.num_tokens), Wish(wishes)
+    return StepRecord(step, mean, rate, norm, batch.num_tokens, balance.largest_share), Wish(wishes)
 
 
 def dropout_seeds(seed: int, step: int, num_passes: Sequence[int]) -> list[int]:
