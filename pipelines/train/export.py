@@ -61,7 +61,9 @@ def export(trainable: Trainable, history: History, task: TrainTask) -> None:
         upcycle(encoder, task.config.moe.upcycling, task.config.seed)
     # Not strict: of weights that are tied to each other the names hold one.
     assert not encoder.load_state_dict(weights, strict=False).unexpected_keys
-    queries = TokenStore.load(task.plan.directory("queries")).ordinals[:NUM_CHECKED_TEXTS]
+    ordinals = TokenStore.load(task.plan.directory("queries")).ordinals
+    # Those beyond are of further data sets.
+    queries = ordinals[ordinals < task.data.num_rows("queries")][:NUM_CHECKED_TEXTS]
     texts = [text for _, found in read_texts(task.data, "query", np.asarray(queries)) for text in found]
     with tempfile.TemporaryDirectory(prefix="stope-export-") as directory:
         save_encoder(encoder, directory, source, task.model.prompts, task.model.max_document_tokens)

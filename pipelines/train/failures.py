@@ -1,16 +1,14 @@
 """Why a training ended early, said to the user."""
 
-import numpy as np
-
 from cluster.artifacts import Artifact
 from cluster.errors import UserError
 from pipelines.train.board import BadLoss
-from pipelines.train.tokens import TABLES
+from pipelines.train.naming import query_name
 
 SHOWN_QUERIES = 8
 
 
-def raise_failure(failure: BadLoss | Exception | None, data: Artifact) -> None:
+def raise_failure(failure: BadLoss | Exception | None, plan: Artifact) -> None:
     """Raise what the ranks reported instead of a trained model, if they did.
 
     Raises:
@@ -20,7 +18,7 @@ def raise_failure(failure: BadLoss | Exception | None, data: Artifact) -> None:
         raise failure
     if failure is not None:
         record = failure.record
-        ids = [query_id(data, query) for query in failure.queries[:SHOWN_QUERIES]]
+        ids = [query_name(plan, query) for query in failure.queries[:SHOWN_QUERIES]]
         more = len(failure.queries) - len(ids)
         diverges = failure.limit is not None
         raise UserError(
@@ -32,12 +30,3 @@ def raise_failure(failure: BadLoss | Exception | None, data: Artifact) -> None:
             fix="lower train.learning_rate, raise train.temperature, or "
             + ("raise train.max_loss_ratio" if diverges else "set train.dtype to float32"),
         )
-
-
-def query_id(data: Artifact, query: int) -> str:
-    """Return the id of the query with this ordinal."""
-    table, _ = TABLES["query"]
-    first_rows = data.first_rows(table)
-    shard = int(np.searchsorted(first_rows, query, side="right")) - 1
-    column = data.read_shard(table, shard, ["query_id"]).column("query_id")
-    return str(column[query - int(first_rows[shard])].as_py())

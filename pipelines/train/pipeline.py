@@ -160,7 +160,7 @@ def _train(work: Work, model: Model, config: TrainConfig) -> Artifact:
         loggers = open_loggers(config, Training(work.step.label, work.step.fingerprint, settings, folder))
         with following(board, num_steps, work.progress, loggers) as follower:
             _fit(task, work.session)
-            raise_failure(ray.get(board.failure.remote()), data)
+            raise_failure(ray.get(board.failure.remote()), plan)
         steps = work.writer.finished("training_steps").get(0)
         if follower.stopping and steps is None:
             raise KeyboardInterrupt

@@ -97,7 +97,7 @@ ELASTIC = (
 """Begun by one rank and ended by two, and the other way round."""
 MEASURED = ("zero-1", "zero-3 lora")
 """Measured on a dev cut between the steps."""
-METRIC = "ndcg@3"
+METRIC = "ndcg@50"
 RESUMED = ("zero-1", "zero-2", "zero-3", "zero-3 lora gradcache")
 IN_FOUR = ("zero-1", "zero-3", "zero-3 gradcache", "loss matryoshka", "zero-3 lora gradcache")
 RATE = 1e-3
@@ -253,9 +253,9 @@ def measured(plan):
     q_QD, doc_ND, gains = embed(cut.queries), embed(cut.documents), []
     for query, embedding in zip(cut.queries.ordinals, q_QD, strict=True):
         relevant = set(cut.relevance.doc[cut.relevance.query == query].tolist())
-        ranked = cut.documents.ordinals[np.argsort(-(doc_ND @ embedding), kind="stable")][:3]
+        ranked = cut.documents.ordinals[np.argsort(-(doc_ND @ embedding), kind="stable")]
         found = sum(1 / np.log2(place + 2) for place, doc in enumerate(ranked) if doc in relevant)
-        gains.append(found / sum(1 / np.log2(place + 2) for place in range(min(3, len(relevant)))))
+        gains.append(found / sum(1 / np.log2(place + 2) for place in range(len(relevant))))
     return float(np.mean(gains))
 
 
