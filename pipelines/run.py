@@ -18,7 +18,7 @@ from pipelines.search.config import SearchConfig
 from pipelines.search.lexical import lexical_step
 from pipelines.search.pipeline import search_step
 from pipelines.steps import Step
-from pipelines.train.pipeline import num_workers, plan_step, train_step
+from pipelines.train.pipeline import plan_step, train_step
 from pipelines.train.sources import Source
 
 TARGETS = {
@@ -79,7 +79,7 @@ def one_round(recipe: Recipe, shared: Shared) -> dict[str, Step]:
     steps |= {f"{source.name}.{key}": step for source, made in further for key, step in made.items()}
     also = [source for source, _ in further]
     steps["order"] = plan_step(data, steps["groups"], model, recipe.train, guides, also)
-    steps["trained"] = train_step(steps["order"], model, recipe.train, num_workers(session))
+    steps["trained"] = train_step(steps["order"], model, recipe.train)
     return steps
 
 

@@ -135,7 +135,7 @@ def training(folder, session, **settings):
         "data": data,
         "groups": groups,
         "plan": plan,
-        "trained": train_step(plan, model, train, workers=2),
+        "trained": train_step(plan, model, train),
     }
 
 

@@ -80,7 +80,7 @@ def plan_step(
     )
 
 
-def train_step(plan: Step, model: Model, config: TrainConfig, workers: int | None = None) -> Step:  # noqa: ARG001
+def train_step(plan: Step, model: Model, config: TrainConfig) -> Step:
     """Fine-tune ``model`` in the order of ``plan``; the number of workers is no part of it.
 
     Returns:

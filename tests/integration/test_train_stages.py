@@ -34,7 +34,7 @@ def test_each_stage_has_its_own_sets_negatives_and_rates(tmp_path):
         model = Model.resolve(config, session)
         plan = plan_step(data, groups, model, train, also=[also])
         store = ArtifactStore(str(tmp_path / "store"))
-        trained = compute(train_step(plan, model, train, workers=2), store, session, Silent())
+        trained = compute(train_step(plan, model, train), store, session, Silent())
         planned = store.find(plan.stage, plan.label, plan.fingerprint)
     steps = trained.read("training_steps").to_pydict()
     first, second = planned.manifest.summary["stage_steps"]
