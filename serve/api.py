@@ -11,16 +11,14 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from models.prompts import Kind
 from serve.config import ServeConfig
-from serve.embedder import Embedded
+from serve.embedder import Embedded, Inputs
 from serve.errors import ApiError, error_response
 from serve.guard import Access, Guard
 from serve.protocol import (
     EmbeddingsRequest,
     SearchRequest,
     SearchResult,
-    TokenIds,
     Truncate,
     check_dimensions,
     check_model,
@@ -52,15 +50,7 @@ class Replica(Protocol):
     def describe(self) -> dict[str, object]:
         """Return the model's entry of /v1/models."""
 
-    async def embed(
-        self,
-        texts: list[str],
-        ids: TokenIds | None,
-        kind: Kind,
-        truncate: Truncate,
-        param: str = "input",
-        task: str = "",
-    ) -> Embedded:
+    async def embed(self, inputs: Inputs) -> Embedded:
         """Embed the texts, or token ids, of one request."""
 
     async def search(
@@ -117,7 +107,7 @@ async def embeddings(request: Request) -> Response:
     check_model(asked.model, replica.model)
     check_dimensions(asked.dimensions, replica.dimension)
     texts, ids = parse_input(asked.input, replica.config.max_inputs)
-    done = await replica.embed(texts, ids, asked.input_type, asked.truncate, task=asked.task)
+    done = await replica.embed(Inputs(texts, asked.input_type, asked.truncate, ids, asked.task))
     return _json(embeddings_answer(done.embeddings_ND, asked.encoding_format, replica.model, done.num_tokens))
 
 

@@ -19,6 +19,27 @@ _CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What one request wants embedded.
+
+    Args:
+        texts: N texts; ignored where ``ids`` is given.
+        kind: Chooses the prompt and the limit.
+        truncate: ``"END"``: cut texts over the limit; ``"NONE"``: refuse them.
+        ids: Token ids of N texts, without special tokens.
+        task: Whose instruction stands before queries; empty: the prompt of all queries.
+        param: The field's name, for messages.
+    """
+
+    texts: list[str]
+    kind: Kind
+    truncate: Truncate
+    ids: TokenIds | None = None
+    task: str = ""
+    param: str = "input"
+
+
+@dataclass(frozen=True)
 class Embedded:
     """Embeddings float32 [N, D] of one request, and how many tokens they took."""
 
@@ -56,33 +77,19 @@ class RequestEmbedder:
         """Whether requests are still being worked on."""
         return self.tokenizer.is_alive and self.batcher.is_alive
 
-    async def embed(
-        self,
-        texts: list[str],
-        ids: TokenIds | None,
-        kind: Kind,
-        truncate: Truncate,
-        param: str = "input",
-        task: str = "",
-    ) -> Embedded:
+    async def embed(self, inputs: Inputs) -> Embedded:
         """Embed one request.
-
-        Args:
-            texts: N texts; ignored where ``ids`` is given.
-            ids: Token ids of N texts, without special tokens.
-            kind: Chooses the prompt and the limit.
-            truncate: ``"END"``: cut texts over the limit; ``"NONE"``: refuse them.
-            param: The field's name, for messages.
-            task: Whose instruction stands before queries; empty: the prompt of all queries.
 
         Raises:
             ApiError: A text is over the limit, the request is too large, the ids are of another model, or the
                 queue is full.
         """
-        with self.batcher.admit(self._estimate(texts, ids)) as ticket:
-            if ids is not None:
-                texts = await self.tokenizer.texts_of(ids, param)
-            tokens = await self.tokenizer.tokenize(texts, kind, truncate == "END", param, task)
+        texts, param = inputs.texts, inputs.param
+        with self.batcher.admit(self._estimate(texts, inputs.ids)) as ticket:
+            if inputs.ids is not None:
+                texts = await self.tokenizer.texts_of(inputs.ids, param)
+            may_cut = inputs.truncate == "END"
+            tokens = await self.tokenizer.tokenize(texts, inputs.kind, may_cut, param, inputs.task)
             num_tokens = int(tokens.offsets[-1])
             if num_tokens > self.max_request_tokens:
                 raise ApiError(

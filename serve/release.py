@@ -12,14 +12,13 @@ from cluster.errors import UserError
 from models.checkpoint import load_encoder
 from models.inference import BATCH_MULTIPLE
 from models.precision import resolve_device, resolve_dtype
-from models.prompts import Kind
 from models.release import ReleaseManifest, check_index, check_model, read_release
 from models.search.index import read_index
 from models.tokenization import TextTokenizer, padded_length
 from serve.config import ServeConfig
-from serve.embedder import Embedded, RequestEmbedder
+from serve.embedder import Embedded, Inputs, RequestEmbedder
 from serve.errors import ApiError
-from serve.protocol import SearchResult, TokenIds, Truncate
+from serve.protocol import SearchResult, Truncate
 from serve.retrieval import DocumentTable
 
 MODEL_DIRECTORY = "model"
@@ -127,21 +126,13 @@ class ServedRelease:
             "num_documents": len(self._documents) if self._documents is not None else 0,
         }
 
-    async def embed(
-        self,
-        texts: list[str],
-        ids: TokenIds | None,
-        kind: Kind,
-        truncate: Truncate,
-        param: str = "input",
-        task: str = "",
-    ) -> Embedded:
+    async def embed(self, inputs: Inputs) -> Embedded:
         """Embed the texts, or token ids, of one request.
 
         Raises:
             ApiError: A text is over the limit, the request is too large, or the queue is full.
         """
-        return await self._embedder.embed(texts, ids, kind, truncate, param, task)
+        return await self._embedder.embed(inputs)
 
     async def search(
         self, queries: list[str], k: int, truncate: Truncate, task: str = ""
@@ -153,7 +144,7 @@ class ServedRelease:
         """
         if self._index is None or self._documents is None:
             raise ApiError(404, f"release {self.model} has no index", code="no_index")
-        embedded = await self._embedder.embed(queries, None, "query", truncate, "query", task)
+        embedded = await self._embedder.embed(Inputs(queries, "query", truncate, task=task, param="query"))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
             self._thread, self._find, embedded.embeddings_ND, k

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from models.prompts import Kind
 from serve.api import build_api
 from serve.config import ServeConfig
-from serve.embedder import Embedded
+from serve.embedder import Embedded, Inputs
 from serve.errors import OverloadError
 from serve.guard import Access
 from serve.keys import _digest
-from serve.protocol import SearchResult, TokenIds, Truncate
+from serve.protocol import SearchResult, Truncate
 
 OPEN = Access((), False, 1000)
 
@@ -33,18 +32,10 @@ class StandIn:
     def describe(self) -> dict[str, object]:
         return {"id": self.model, "object": "model"}
 
-    async def embed(
-        self,
-        texts: list[str],
-        ids: TokenIds | None,
-        kind: Kind,
-        truncate: Truncate,
-        param: str = "input",
-        task: str = "",
-    ) -> Embedded:
+    async def embed(self, inputs: Inputs) -> Embedded:
         if self.failure:
             raise self.failure
-        return Embedded(np.array([[len(text), 0] for text in texts], np.float32), 4)
+        return Embedded(np.array([[len(text), 0] for text in inputs.texts], np.float32), 4)
 
     async def search(
         self, queries: list[str], k: int, truncate: Truncate, task: str = ""
