@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 
-.PHONY: help demo test check unit integration faults bench lock clean
+.PHONY: help demo test check unit integration faults gpu bench lock clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed -E 's/:.*##/  /'
@@ -47,6 +47,9 @@ integration: $(VENV)/.test   ## integration and end-to-end tests on a real local
 
 faults: $(VENV)/.test   ## kill tests: drivers and workers die in the middle, results stay equal
 	$(BIN)/python -m pytest -q tests/faults
+
+gpu: $(VENV)/.test   ## what only a GPU can show, on a machine that has one
+	$(BIN)/python -m pytest -q tests/gpu
 
 bench: $(VENV)/.test   ## CORPUS=file.parquet: embedding speed beside sentence-transformers, as ratios
 	HF_HUB_OFFLINE=1 $(BIN)/python -m tests.bench.inference $(CORPUS)

@@ -12,7 +12,7 @@ import torch
 from models.encoder import Encoder
 from models.errors import ModelError
 from models.fused import FusedBackbone, is_fusible
-from models.packed import is_packable, packed_states
+from models.packed import agrees, is_packable, packed_states
 from models.tokenization import Tokens, padded_length
 
 # Attention on a processor is twice as fast at widths that fill its vectors (152 tokens take as long as 250
@@ -95,7 +95,7 @@ def _embed(encoder: Encoder, tokens: Tokens, token_budget: int) -> np.ndarray:
 
 
 def _forward(encoder: Encoder) -> Forward:
-    if is_packable(encoder.backbone):
+    if is_packable(encoder.backbone) and agrees(encoder.backbone):
         return lambda input_ids_BT, attention_mask_BT, pool_mask_BT: encoder.pool(
             packed_states(encoder.backbone, input_ids_BT, attention_mask_BT), pool_mask_BT
         )

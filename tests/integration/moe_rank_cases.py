@@ -3,7 +3,6 @@
 python tests/integration/moe_rank_cases.py FOLDER
 """
 
-import multiprocessing
 import os
 import sys
 from itertools import product
@@ -16,6 +15,7 @@ from torch import distributed
 from models.moe.upcycle import Upcycling, upcycle
 from pipelines.train.config import TrainConfig
 from tests.integration.rank_cases import RATE, outcome, small_plan, tiny_encoder, train
+from tests.rank_processes import run_worlds
 
 WORLDS = (1, 2)
 MOE = {"where": "ffn", "num_experts": 3, "load_balancing_loss": 0.3}
@@ -150,17 +150,7 @@ def run_rank(rank, world, folder):
 
 
 def main():
-    context = multiprocessing.get_context("fork")
-    for world in WORLDS:
-        folder = Path(sys.argv[1]) / str(world)
-        folder.mkdir()
-        ranks = [context.Process(target=run_rank, args=(rank, world, folder)) for rank in range(world)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join()
-        if any(process.exitcode for process in ranks):
-            sys.exit(f"world of {world}: a rank failed")
+    run_worlds(run_rank, {str(world): world for world in WORLDS}, Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

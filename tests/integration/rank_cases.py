@@ -3,7 +3,6 @@
 python tests/integration/rank_cases.py FOLDER
 """
 
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from pipelines.train.plan import Row, mask_collisions
 from pipelines.train.planning import order_table
 from pipelines.train.tokens import TokenStore
 from pipelines.train.worker import take_step
+from tests.rank_processes import run_worlds
 
 WORLDS = (1, 2, 4)
 STAGES = (1, 2, 3)
@@ -374,18 +374,7 @@ def run_cases(world, folder, plan, results):
 
 
 def main():
-    # Forked, so that the imports, which take longer than the cases, happen once.
-    context = multiprocessing.get_context("fork")
-    for name, world in (*((str(world), world) for world in WORLDS), ("again", 1)):
-        folder = Path(sys.argv[1]) / name
-        folder.mkdir()
-        ranks = [context.Process(target=run_rank, args=(rank, world, folder)) for rank in range(world)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join()
-        if any(process.exitcode for process in ranks):
-            sys.exit(f"world of {world}: a rank failed")
+    run_worlds(run_rank, {**{str(world): world for world in WORLDS}, "again": 1}, Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

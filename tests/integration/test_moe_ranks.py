@@ -1,10 +1,5 @@
 """Experts under DeepSpeed: every ZeRO stage, adapters, GradCache and checkpointing or not, one rank and two."""
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +7,7 @@ import torch
 
 from models.adapters import Lora, merge_lora
 from tests.integration.moe_rank_cases import CASES, LORA, MATRIX, RESUMED, WORLDS
+from tests.rank_processes import run_script
 
 SCRIPT = Path(__file__).with_name("moe_rank_cases.py")
 PLAIN = [case for case in MATRIX if "lora" not in case]
@@ -20,24 +16,8 @@ ADAPTED = [case for case in MATRIX if "lora" in case]
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(SCRIPT.parents[2]),
-        "HF_HUB_OFFLINE": "1",
-    }
     folder = tmp_path_factory.mktemp("moe-ranks")
-    # A group of its own, so that a rank that hangs is ended with the process that forked it.
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=600)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, output[-3000:]
+    run_script(SCRIPT, folder)
     return {world: torch.load(folder / str(world) / "results.pt", weights_only=False) for world in WORLDS}
 
 

@@ -1,10 +1,5 @@
 """One rank = two ranks = four ranks = plain torch: every ZeRO stage, every loss, LoRA, GradCache, ragged batches."""
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,30 +18,15 @@ from tests.integration.rank_cases import (
     RESUMED,
     WORLDS,
 )
+from tests.rank_processes import run_script
 
 SCRIPT = Path(__file__).with_name("rank_cases.py")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(SCRIPT.parents[2]),
-        "HF_HUB_OFFLINE": "1",
-    }
     folder = tmp_path_factory.mktemp("ranks")
-    # A group of its own, so that a rank that hangs is ended with the process that forked it.
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=600)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, output[-3000:]
+    run_script(SCRIPT, folder)
     names = (*WORLDS, "again")
     return {name: torch.load(folder / str(name) / "results.pt", weights_only=False) for name in names}
 
