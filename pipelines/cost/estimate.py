@@ -52,6 +52,7 @@ class StepCost:
         step: Its name.
         stage: Name of the stage's folder.
         label: What it works on.
+        dataset: Of which data set; see PlannedStep.
         flops: Of matrix products.
         device: Kind of device.
         device_hours: Hours of one such device, all actors added up; what starting takes is not in them.
@@ -71,6 +72,7 @@ class StepCost:
     step: str
     stage: str
     label: str
+    dataset: str
     flops: float
     device: str
     device_hours: float
@@ -170,6 +172,7 @@ def step_cost(step: PlannedStep, load: Load, seat: Seat, storage_bytes_s: float)
         step=step.name,
         stage=step.stage,
         label=step.label,
+        dataset=step.dataset,
         flops=load.flops,
         device=seat.rates.device if load.device_seconds else "core",
         device_hours=(load.device_seconds or load.core_seconds) / 3600,

@@ -27,6 +27,7 @@ from pipelines.cost.show import as_json as to_json
 from pipelines.cost.show import print_estimate, size
 from pipelines.cost.works import PlannedStep
 from pipelines.recipe import Recipe, load_recipe
+from pipelines.train.stages import MAIN
 
 TABLE_WIDTH = 132
 BUSY_LOAD = 0.5
@@ -76,11 +77,12 @@ def launch(question: Question, as_json: bool) -> None:
     store = ArtifactStore(question.storage or definition.storage)
     run = Run.find(store.storage, question.run) if question.run else None
     recipe, definition = _asked_for(question, run, definition)
-    corpus = _sizes(question, recipe, store)
+    corpora = _sizes(question, recipe, store)
     hardware, notes = _hardware(question, definition, store)
+    notes += _not_priced(question, recipe)
     planned = plan_steps(
         recipe,
-        corpus,
+        corpora,
         lambda role, dtype: rates_of(hardware, role).resolve(dtype),
         num_ranks(hardware),
     )
@@ -91,13 +93,13 @@ def launch(question: Question, as_json: bool) -> None:
     notes += _disk_note(result, store)
     if as_json:
         named = {"recipe": recipe.name, "definition": definition.name, "run": run.id if run else None}
-        print_json({**named, **to_json(result, corpus, notes)})
+        print_json({**named, **to_json(result, corpora, notes)})
         return
     console = Console()
     # In a pipe there is no width to keep to, and a row that is cut says nothing.
     console = console if console.is_terminal else Console(width=TABLE_WIDTH)
     console.print(f"[bold]{recipe.name}[/] on {definition.name}", highlight=False)
-    print_estimate(console, result, corpus, notes)
+    print_estimate(console, result, corpora, notes)
 
 
 def print_json(content: Mapping[str, object]) -> None:
@@ -131,16 +133,33 @@ def _recorded(run: Run, model: type[Recorded], content: Mapping[str, object]) ->
         ) from error
 
 
-def _sizes(question: Question, recipe: Recipe, store: ArtifactStore) -> Corpus:
-    split = recipe.mine.split
+def _sizes(question: Question, recipe: Recipe, store: ArtifactStore) -> dict[str, Corpus]:
+    """Return the sizes of every data set by name; those that are planned are of the main one."""
+    further = {name: read_corpus(one.data, store) for name, one in recipe.also.items()}
     if not question.is_planned:
-        return read_corpus(recipe.data, store)
+        return {MAIN: read_corpus(recipe.data, store), **further}
     try:
         known: Corpus | None = read_corpus(recipe.data, store)
     except UserError:
         # The files of a corpus that is only planned need not be there; what is missing then is asked for.
         known = None
-    return planned_corpus(known, question.documents, question.queries, split)
+    return {MAIN: planned_corpus(known, question.documents, question.queries, recipe.mine.split), **further}
+
+
+def _not_priced(question: Question, recipe: Recipe) -> list[str]:
+    """Return what the totals leave out, or take as it is."""
+    notes = []
+    mining = {MAIN: recipe.mine, **{name: one.mine for name, one in recipe.also.items()}}
+    again = [name for name, mine in mining.items() if mine.searched_deeper]
+    if again and recipe.data.kind != "texts":
+        of = f" of {', '.join(again)}" if recipe.also else ""
+        notes.append(
+            f"queries{of} that the filters starve are searched once more, deeper; how many they are the first "
+            "selection tells, so that is not priced"
+        )
+    if recipe.also and question.is_planned:
+        notes.append(f"--documents and --queries are of {MAIN}; what stands under also is taken as it is")
+    return notes
 
 
 def _hardware(

@@ -64,9 +64,12 @@ def train_memory(work: TrainWork, kind: str) -> tuple[float, float]:
     parts = (4.0, 4.0, 12.0)
     whole = {1: 2, 2: 1, 3: 0}[work.zero_stage]
     state = parameters * (sum(parts[:whole]) + sum(parts[whole:]) / ranks)
-    tokens = sum(texts.tokens for texts in work.texts) / work.num_steps / ranks
-    texts_a_rank = sum(texts.count for texts in work.texts) / work.num_steps / ranks
-    squares = sum(t.count * t.mean_square_tokens for t in work.texts) / work.num_steps / ranks
+    texts, shared_by = (
+        (work.largest_batch, ranks) if work.largest_batch else (work.texts, work.num_steps * ranks)
+    )
+    tokens = sum(each.tokens for each in texts) / shared_by
+    texts_a_rank = sum(each.count for each in texts) / shared_by
+    squares = sum(each.count * each.mean_square_tokens for each in texts) / shared_by
     shape, factor = work.shape, DTYPE_BYTES[work.dtype] / 2
     layer = factor * (TRAIN_LAYER_FACTOR * tokens * shape.hidden + 5 * shape.num_heads * squares)
     kept = shape.num_layers * factor * 2 * tokens * shape.hidden + layer

@@ -1,289 +1,188 @@
 """From a recipe to the work of its steps: the one place that knows what a run consists of."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from math import ceil
-from typing import Any
-
-import numpy as np
 
 from cluster.definition import RoleName
 from pipelines.cost.corpus import Corpus
-from pipelines.cost.shape import ModelShape, model_directory, read_shape
-from pipelines.cost.texts import BYTES_PER_TOKEN, Texts, measure_texts, read_prefix, token_lengths
-from pipelines.cost.works import (
-    EncodeWork,
-    EvaluateWork,
-    IndexWork,
-    IngestWork,
-    LexicalWork,
-    ListWork,
-    PlannedStep,
-    PlanWork,
-    ScoreWork,
-    SearchWork,
-    SelectWork,
-    TrainWork,
-    row_bytes,
-)
+from pipelines.cost.mined_set import Keyed, MinedSet
+from pipelines.cost.texts import Texts
+from pipelines.cost.works import EvaluateWork, IndexWork, PlannedStep, PlanWork, TrainWork
 from pipelines.recipe import Recipe
+from pipelines.train.phases import homogeneous_rows
+from pipelines.train.stages import MAIN, Stage
 
-FUSED = {"faiss": False, "torch": False}
-"""Search backend -> whether it selects scores in the kernel that computes them."""
-SEARCH_DTYPE = "float32"
-"""Of the products of every backend."""
-QUERY_SHARD_TOKENS = 262_144
-PAIRS_A_TASK = 65_536
-VOCABULARY_HEADS = ("yes_no", "query_likelihood")
-"""Methods of rerankers that need logits over the vocabulary."""
-
-
-@dataclass(frozen=True)
-class SizedModel:
-    """A model of the recipe with its shape and its texts.
-
-    Args:
-        name: For tables.
-        settings: As the recipe has them.
-        shape: Of its layers.
-        documents: The corpus, cut as this model cuts it; chunks count.
-        queries: One query's worth of moments; ``times`` gives the number wanted.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    shape: ModelShape
-    documents: Texts
-    queries: Texts
-
-    @property
-    def max_tokens(self) -> int:
-        """The longest text."""
-        return max(int(self.settings["max_query_tokens"]), int(self.settings["max_document_tokens"]))
+METRICS = 4
+"""That are computed for each ranking."""
 
 
 def plan_steps(
-    recipe: Recipe, corpus: Corpus, dtype_of: Callable[[RoleName, str], str], num_ranks: int
+    recipe: Recipe,
+    corpora: Mapping[str, Corpus],
+    dtype_of: Callable[[RoleName, str], str],
+    num_ranks: int,
 ) -> list[PlannedStep]:
-    """Return the steps of a run in order, each with its work; equal embeddings are computed once.
+    """Return the steps of a run in order, each with its work; what several rounds or teachers share comes once.
 
     Args:
         recipe: The run.
-        corpus: Its sizes.
+        corpora: `main` and every name under `also` -> the sizes of this data set.
         dtype_of: (role, dtype as the recipe says) -> dtype in force there.
         num_ranks: Workers of training.
     """
-    return _Steps(recipe, corpus, dtype_of, num_ranks).all()
+    sets = mined_sets(recipe, corpora, dtype_of)
+    main = sets[MAIN]
+    if not main.num_queries:
+        # A corpus alone can be embedded, and nothing else.
+        return [main.ingest().step, main.embeddings("base_embeddings", None, 0).step]
+    training = _Training(recipe, sets, dtype_of, num_ranks)
+    steps: dict[str, PlannedStep] = {}
+
+    def add(keyed: Keyed, prefix: str = "") -> None:
+        step = keyed.step
+        steps.setdefault(keyed.key, replace(step, name=f"{prefix}{step.name}"))
+
+    add(main.ingest())
+    for number in range(recipe.rounds):
+        prefix = f"round{number + 1}." if number + 1 < recipe.rounds else ""
+        for name, one in sets.items():
+            for keyed in [*([] if name == MAIN else [one.ingest()]), *one.mining(number)]:
+                add(keyed, prefix)
+        for step in training.steps():
+            add(Keyed(step, f"{step.name} {number}"), prefix)
+    add(main.embeddings("base_embeddings", None, 0))
+    return [*steps.values(), *_measuring(recipe, main)]
 
 
-class _Steps:
-    """The steps of one recipe; holds what several of them need."""
+def mined_sets(
+    recipe: Recipe, corpora: Mapping[str, Corpus], dtype_of: Callable[[RoleName, str], str]
+) -> dict[str, MinedSet]:
+    """Return every data set of a recipe by name, `main` first."""
+    of = partial(MinedSet, encode=recipe.encode, model=recipe.model, dtype_of=dtype_of)
+    splits = (recipe.mine.split, recipe.evaluate.split)
+    main = of(MAIN, recipe.data, recipe.mine, corpora[MAIN], query_prompt=None, splits=splits)
+    further = {
+        name: of(
+            name, one.data, one.mine, corpora[name], query_prompt=one.query_prompt, splits=(one.mine.split,)
+        )
+        for name, one in recipe.also.items()
+    }
+    return {MAIN: main, **further}
+
+
+def _measuring(recipe: Recipe, main: MinedSet) -> list[PlannedStep]:
+    """Return what follows the training: the main data set is searched with both models, measured and indexed."""
+    base, depth = main.base, recipe.evaluate.retrieval_depth
+    held_out, num_documents = main.corpus.asked(recipe.evaluate.split), main.corpus.num_documents
+    # An index of lists is for mining alone.
+    search = replace(main.searching(base, held_out, depth), index="exact")
+    steps = [
+        PlannedStep("base_ranking", "search", "base", search),
+        PlannedStep("tuned_embeddings", "encode", f"{base.name}-tuned", main.encoding(base, held_out)),
+        PlannedStep("tuned_ranking", "search", "tuned", search),
+    ]
+    steps += [
+        PlannedStep(f"{name}_ranking", "search", name, main.lexical(held_out, depth))
+        for name in recipe.evaluate.baselines
+    ]
+    rankings = 2 + len(recipe.evaluate.baselines)
+    rows = rankings * held_out * min(depth, num_documents)
+    resamples = (rankings + 1) * METRICS * recipe.evaluate.bootstrap_samples * held_out
+    steps += [
+        PlannedStep("metrics", "evaluate", recipe.evaluate.split, EvaluateWork(rows, resamples)),
+        PlannedStep("index", "index", base.name, IndexWork(base.documents, main.dimension(base))),
+    ]
+    return [replace(step, dataset=MAIN) for step in steps]
+
+
+class _Training:
+    """The plan and the training of one round, over all stages.
+
+    Args:
+        recipe: The run.
+        sets: Every data set by name.
+        dtype_of: (role, dtype as the recipe says) -> dtype in force there.
+        num_ranks: Workers.
+    """
 
     def __init__(
-        self, recipe: Recipe, corpus: Corpus, dtype_of: Callable[[RoleName, str], str], num_ranks: int
+        self,
+        recipe: Recipe,
+        sets: Mapping[str, MinedSet],
+        dtype_of: Callable[[RoleName, str], str],
+        num_ranks: int,
     ) -> None:
-        self.recipe, self.corpus, self.dtype_of, self.num_ranks = recipe, corpus, dtype_of, num_ranks
-        self.mine: dict[str, Any] = recipe.mine.model_dump()
-        self.encode: dict[str, Any] = recipe.encode.model_dump()
-        self.search: dict[str, Any] = self.mine["search"]
-        self.base = self._sized(recipe.model.model_dump())
-        self.shard_tokens = int(recipe.data.shard_tokens)
-        self.mined, self.held_out = corpus.asked(recipe.mine.split), corpus.asked(recipe.evaluate.split)
-        self.depth = int(self.search["retrieval_depth"])
-        self.ranked = recipe.evaluate.retrieval_depth
+        self.recipe, self.sets, self.dtype_of, self.num_ranks = recipe, sets, dtype_of, num_ranks
+        self.texts = {
+            name: one.training_texts(recipe.train.max_document_tokens) for name, one in sets.items()
+        }
+        self.used = [name for name in sets if any(name in stage.sets for stage in recipe.stages)]
 
-    def all(self) -> list[PlannedStep]:
-        """Return the steps of a whole run, in the order of ``pipelines.run.plan``."""
-        recipe, corpus = self.recipe, self.corpus
-        texts = (self.base.documents.times(corpus.num_documents), self.base.queries.times(self._asked_ever()))
-        steps = [PlannedStep("data", "ingest", recipe.data.name, IngestWork(texts))]
-        if not self._asked_ever():
-            # A corpus alone can be embedded, and nothing else.
-            return [*steps, *self._encoded("base_embeddings", self.base, steps)]
-        one_round = [
-            *self._teachers(),
-            PlannedStep("groups", "select", "negatives", self._select()),
-            PlannedStep("order", "plan", "batches", self._plan()),
-            PlannedStep("trained", "train", self.base.name, self._train()),
-        ]
-        for number in range(1, recipe.rounds):
-            steps += [replace(step, name=f"round{number}.{step.name}") for step in one_round]
-        steps += one_round
-        steps += [
-            *self._encoded("base_embeddings", self.base, steps),
-            PlannedStep(
-                "base_ranking", "search", "base", self._search(self.base, self.held_out, self.ranked)
-            ),
-            PlannedStep(
-                "tuned_embeddings",
-                "encode",
-                f"{self.base.name}-tuned",
-                self._encode(self.base, self.held_out),
-            ),
-            PlannedStep(
-                "tuned_ranking", "search", "tuned", self._search(self.base, self.held_out, self.ranked)
-            ),
-        ]
-        steps += [
-            PlannedStep(f"{name}_ranking", "search", name, self._lexical(self.held_out, self.ranked))
-            for name in recipe.evaluate.baselines
-        ]
-        rankings = 2 + len(recipe.evaluate.baselines)
-        rows = rankings * self.held_out * min(self.ranked, corpus.num_documents)
-        resamples = (rankings + 1) * 4 * recipe.evaluate.bootstrap_samples * self.held_out
-        index = IndexWork(self.base.documents, self._dimension(self.base))
+    def steps(self) -> list[PlannedStep]:
+        """Return both steps."""
+        of = "+".join(self.used)
         return [
-            *steps,
-            PlannedStep("metrics", "evaluate", recipe.evaluate.split, EvaluateWork(rows, resamples)),
-            PlannedStep("index", "index", self.base.name, index),
+            PlannedStep("order", "plan", "batches", self._plan(), dataset="+".join(self.sets)),
+            PlannedStep("trained", "train", self.sets[MAIN].base.name, self._train(), dataset=of),
         ]
-
-    def _asked_ever(self) -> int:
-        return sum(self.corpus.num_queries.values())
-
-    def _teachers(self) -> list[PlannedStep]:
-        """Return the steps of every teacher of ``mine``: one that finds candidates, and what it needs before."""
-        steps: list[PlannedStep] = []
-        for name, teacher in self._named_teachers().items():
-            kind = teacher["kind"]
-            if kind == "dense":
-                model = self._sized(teacher["model"]) if teacher.get("model") else self.base
-                steps += self._encoded(f"{name}_embeddings", model, steps)
-                work: Any = self._search(model, self.mined, self.depth)
-                steps.append(PlannedStep(f"{name}_candidates", "search", name, work, "mine.search.index"))
-                continue
-            works: dict[str, Callable[[], Any]] = {
-                "bm25": lambda: self._lexical(self.mined, self.depth),
-                "reranker": lambda teacher=teacher: self._score(teacher),  # type: ignore[misc]
-            }
-            work = works[kind]() if kind in works else ListWork(self.mined * self.depth)
-            stage = {"bm25": "search", "reranker": "score"}.get(kind, "search")
-            steps.append(PlannedStep(f"{name}_candidates", stage, name, work))
-        return steps
-
-    def _named_teachers(self) -> dict[str, dict[str, Any]]:
-        if "teachers" in self.mine:
-            return dict(self.mine["teachers"])
-        return {"teacher": {"kind": "dense", "model": self.mine.get("teacher")}}
-
-    def _sized(self, settings: Mapping[str, Any]) -> SizedModel:
-        source = str(settings["source"])
-        directory = model_directory(source)
-        chunk = self.encode.get("chunk")
-        prompts = settings.get("prompts") or {}
-        prefix = {kind: prompts.get(kind, read_prefix(directory, kind)) for kind in ("query", "document")}
-        queries = measure_texts(
-            1, self.corpus.queries, directory, prefix["query"], int(settings["max_query_tokens"])
-        )
-        longest, count = int(settings["max_document_tokens"]), self.corpus.num_documents
-        documents = measure_texts(count, self.corpus.documents, directory, prefix["document"], longest)
-        if chunk and self.corpus.documents.texts:
-            lengths = token_lengths(self.corpus.documents.texts, directory, prefix["document"])
-            documents = chunked(documents, lengths, int(chunk["tokens"]), int(chunk["overlap"]))
-        name = source.rpartition(":")[2].rstrip("/").rpartition("/")[2]
-        return SizedModel(name, settings, read_shape(source), documents, queries)
-
-    def _dimension(self, model: SizedModel) -> int:
-        return int(self.encode.get("dimension") or model.shape.hidden)
-
-    def _encoded(self, name: str, model: SizedModel, before: Sequence[PlannedStep]) -> list[PlannedStep]:
-        """Return the step that embeds corpus and queries with ``model``, none where an earlier one does."""
-        work = self._encode(model, self.corpus.asked(self.recipe.mine.split, self.recipe.evaluate.split))
-        return (
-            []
-            if any(step.work == work for step in before)
-            else [PlannedStep(name, "encode", model.name, work)]
-        )
-
-    def _encode(self, model: SizedModel, num_queries: int) -> EncodeWork:
-        documents, queries = model.documents, model.queries.times(num_queries)
-        document_shards = ceil(documents.num_bytes / BYTES_PER_TOKEN / self.shard_tokens)
-        return EncodeWork(
-            shape=model.shape,
-            dtype=self.dtype_of("encode", str(model.settings.get("dtype", "auto"))),
-            texts=(documents, queries),
-            token_budget=int(self.encode["token_budget"]),
-            max_tokens=model.max_tokens,
-            dimension=self._dimension(model),
-            precision=str(self.encode["precision"]),
-            num_shards=max(1, document_shards)
-            + ceil(queries.num_bytes / BYTES_PER_TOKEN / QUERY_SHARD_TOKENS),
-        )
-
-    def _search(self, model: SizedModel, num_queries: int, depth: int) -> SearchWork:
-        dimension = self._dimension(model)
-        inverted = self.search.get("index", "exact") == "ivf"
-        return SearchWork(
-            num_queries=num_queries,
-            num_documents=model.documents.count,
-            dimension=dimension,
-            depth=depth,
-            group_bytes=int(self.search["group_mb"]) * 2**20,
-            range_queries=int(self.search["range_queries"]),
-            dtype=SEARCH_DTYPE,
-            is_fused=FUSED.get(str(self.search["backend"]), False),
-            embedding_bytes=row_bytes(dimension, str(self.encode["precision"])),
-            index="ivf" if inverted else "exact",
-        )
-
-    def _lexical(self, num_queries: int, depth: int) -> LexicalWork:
-        return LexicalWork(self.base.documents.times(self.corpus.num_documents), num_queries, depth)
-
-    def _score(self, teacher: Mapping[str, Any]) -> ScoreWork:
-        settings = {"max_query_tokens": 64, "max_document_tokens": 256, **teacher["model"]}
-        model = self._sized(settings)
-        depth = min(int(teacher.get("depth") or self.depth), self.corpus.num_documents)
-        mean = model.queries.mean_tokens + model.documents.mean_tokens
-        # Lengths of queries vary little beside those of documents.
-        squares = model.documents.mean_square_tokens + mean**2 - model.documents.mean_tokens**2
-        num_bytes = model.queries.mean_bytes + model.documents.mean_bytes
-        pairs = Texts(round(self.mined * (depth + self.corpus.positives)), mean, squares, num_bytes)
-        is_vocabulary = settings.get("method") in VOCABULARY_HEADS
-        rows = model.queries.mean_tokens if settings.get("method") == "query_likelihood" else 1.0
-        return ScoreWork(
-            shape=model.shape,
-            dtype=self.dtype_of("score", str(settings.get("dtype", "auto"))),
-            pairs=pairs,
-            head_flops=2.0 * model.shape.hidden * model.shape.vocabulary * rows if is_vocabulary else 0.0,
-            token_budget=int(settings.get("token_budget") or self.encode["token_budget"]),
-            max_tokens=model.max_tokens,
-            num_tasks=max(1, ceil(pairs.count / PAIRS_A_TASK)),
-        )
-
-    def _select(self) -> SelectWork:
-        teachers = len(self._named_teachers())
-        candidates = teachers * self.mined * min(self.depth, self.corpus.num_documents)
-        return SelectWork(self.mined, candidates, self.recipe.mine.select.num_negatives)
 
     def _plan(self) -> PlanWork:
-        train, negatives = self.recipe.train, self.recipe.mine.select.num_negatives
-        documents = min(self.mined * (negatives + 1), self.base.documents.count)
-        texts = (self.base.queries.times(self.mined), self.base.documents.times(documents))
-        return PlanWork(self.mined * train.epochs, texts)
+        texts: list[Texts] = []
+        for name, one in self.sets.items():
+            queries, document = self.texts[name]
+            documents = one.num_groups * (one.mine.select.num_negatives + 1)
+            texts += [
+                queries.times(one.num_asked),
+                document.times(min(documents, one.corpus.num_documents)),
+            ]
+        return PlanWork(sum(sum(self._rows(stage).values()) for stage in self.recipe.stages), tuple(texts))
 
     def _train(self) -> TrainWork:
-        train = self.recipe.train
-        rows, steps = self.mined * train.epochs, train.epochs * ceil(self.mined / train.batch_size)
-        documents = self.base.documents.times(rows * (1 + train.num_negatives))
+        train, stages = self.recipe.train, self.recipe.stages
+        num_steps = sum(self._num_steps(stage) for stage in stages)
+        batches = [batch for stage in stages for batch in self._batches(stage)]
         return TrainWork(
-            shape=self.base.shape,
+            shape=self.sets[MAIN].base.shape,
             dtype=self.dtype_of("train", train.dtype),
-            texts=(self.base.queries.times(rows), documents),
-            num_steps=max(1, steps),
+            texts=tuple(texts for stage in stages for texts in self._passed(stage, self._rows(stage))),
+            num_steps=max(1, num_steps),
             num_ranks=self.num_ranks,
             zero_stage=train.zero_stage,
             is_checkpointed=train.gradient_checkpointing,
-            num_checkpoints=max(1, ceil(steps / train.checkpoint_every_steps)),
+            num_checkpoints=max(1, ceil(num_steps / train.checkpoint_every_steps)),
+            largest_batch=max(batches, key=lambda batch: sum(texts.tokens for texts in batch)),
         )
 
+    def _rows(self, stage: Stage) -> dict[str, int]:
+        """Return the rows of a stage by data set, epochs counted."""
+        return {name: stage.epochs * self.sets[name].num_groups for name in stage.sets}
 
-def chunked(documents: Texts, lengths_N: np.ndarray, tokens: int, overlap: int) -> Texts:
-    """Return the chunks of documents that a sample of uncut lengths stands for."""
-    step = tokens - overlap
-    counts = np.maximum(1, np.ceil((lengths_N - overlap) / step))
-    last = lengths_N - (counts - 1) * step
-    total = counts.sum()
-    mean = float(((counts - 1) * tokens + last).sum() / total)
-    squares = float(((counts - 1) * tokens**2 + last**2).sum() / total)
-    per_document = float(counts.mean())
-    return Texts(round(documents.count * per_document), mean, squares, documents.mean_bytes / per_document)
+    def _num_steps(self, stage: Stage) -> int:
+        """Return the batches of a stage; those of one task each are counted as if a data set had one task."""
+        groups = {name: self.sets[name].num_groups for name in stage.sets}
+        total = sum(groups.values())
+        steps = 0
+        for apart in homogeneous_rows(stage, max(1, total)):
+            steps += ceil(max(0, total - apart) / stage.batch_size)
+            steps += sum(ceil(apart * count / max(1, total) / stage.batch_size) for count in groups.values())
+        return steps
+
+    def _passed(self, stage: Stage, rows: Mapping[str, int]) -> tuple[Texts, ...]:
+        """Return the texts that so many rows of each data set bring, the negatives of the stage among them."""
+        texts: list[Texts] = []
+        for name, count in rows.items():
+            queries, documents = self.texts[name]
+            texts += [queries.times(count), documents.times(count * (1 + stage.sets[name].num_negatives))]
+        return tuple(texts)
+
+    def _batches(self, stage: Stage) -> list[tuple[Texts, ...]]:
+        """Return the kinds of global batches of a stage: drawn from all its data sets, or of one each."""
+        rows = self._rows(stage)
+        total = max(1, sum(rows.values()))
+        size = min(stage.batch_size, total)
+        shares = {name: ceil(size * count / total) for name, count in rows.items()}
+        mixed = [self._passed(stage, shares)] if stage.mixed_share > 0 else []
+        apart = [{name: min(size, count)} for name, count in rows.items()] if stage.mixed_share < 1 else []
+        return mixed + [self._passed(stage, one) for one in apart]

@@ -1,6 +1,6 @@
 """An estimate as a table for people and as JSON for programs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from pydantic import JsonValue, TypeAdapter
@@ -15,18 +15,19 @@ _JSON = TypeAdapter(dict[str, JsonValue])
 _SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def as_json(estimate: Estimate, corpus: Corpus, notes: Sequence[str]) -> dict[str, JsonValue]:
+def as_json(estimate: Estimate, corpora: Mapping[str, Corpus], notes: Sequence[str]) -> dict[str, JsonValue]:
     """Return an estimate as JSON values: bytes, seconds and hours in full.
 
+    Args:
+        estimate: What a run takes.
+        corpora: Data set -> its sizes, `main` first.
+        notes: What is said beside it.
+
     Returns:
-        ``corpus``, ``steps`` (fields of StepCost), ``totals``, ``dominant``, ``warnings`` and ``notes``.
+        ``corpus`` (of the main data set), ``also`` (name of a further one -> the same of it), ``steps`` (fields of
+        StepCost), ``totals``, ``dominant``, ``warnings`` and ``notes``.
     """
-    facts = {
-        "source": corpus.source,
-        "documents": corpus.num_documents,
-        "queries": dict(corpus.num_queries),
-        "positives_per_query": corpus.positives,
-    }
+    main, *further = corpora
     totals = {
         "wall_s": estimate.wall_s,
         "device_hours": dict(estimate.device_hours),
@@ -35,7 +36,8 @@ def as_json(estimate: Estimate, corpus: Corpus, notes: Sequence[str]) -> dict[st
         "measured_s": sum(step.measured.seconds for step in estimate.steps if step.measured),
     }
     content = {
-        "corpus": facts,
+        "corpus": _facts(corpora[main]),
+        "also": {name: _facts(corpora[name]) for name in further},
         "steps": [asdict(step) for step in estimate.steps],
         "totals": totals,
         "dominant": estimate.dominant,
@@ -45,17 +47,35 @@ def as_json(estimate: Estimate, corpus: Corpus, notes: Sequence[str]) -> dict[st
     return _JSON.validate_python(content)
 
 
-def print_estimate(console: Console, estimate: Estimate, corpus: Corpus, notes: Sequence[str]) -> None:
-    """Print one row a step, the totals, what takes the longest, and what to mind."""
-    queries = ", ".join(f"{split} {count:,}" for split, count in corpus.num_queries.items() if count)
-    console.print(
-        f"[bold]Data[/]  {corpus.num_documents:,} documents, queries: {queries or 'none'}  "
-        f"[dim]({escape(corpus.source)})[/]",
-        highlight=False,
-    )
+def _facts(corpus: Corpus) -> dict[str, object]:
+    return {
+        "source": corpus.source,
+        "documents": corpus.num_documents,
+        "queries": dict(corpus.num_queries),
+        "positives_per_query": corpus.positives,
+    }
+
+
+def print_estimate(
+    console: Console, estimate: Estimate, corpora: Mapping[str, Corpus], notes: Sequence[str]
+) -> None:
+    """Print one row a step, the totals, what takes the longest, and what to mind.
+
+    Of several data sets every row says which one it belongs to.
+    """
+    are_several = len(corpora) > 1
+    for name, corpus in corpora.items():
+        queries = ", ".join(f"{split} {count:,}" for split, count in corpus.num_queries.items() if count)
+        console.print(
+            f"[bold]Data[/]  {f'{name}: ' if are_several else ''}{corpus.num_documents:,} documents, "
+            f"queries: {queries or 'none'}  [dim]({escape(corpus.source)})[/]",
+            highlight=False,
+        )
     is_measured = any(step.measured for step in estimate.steps)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("stage", no_wrap=True)
+    if are_several:
+        table.add_column("data set", overflow="fold")
     # Where the terminal is narrow this column is folded, and the numbers stay whole.
     table.add_column("of", overflow="fold")
     for heading in ("FLOPs", "device hours", "actors", "wall", "memory", "storage"):
@@ -64,7 +84,7 @@ def print_estimate(console: Console, estimate: Estimate, corpus: Corpus, notes: 
         table.add_column("measured", justify="right", no_wrap=True)
     table.add_column("bound by", no_wrap=True)
     for step in estimate.steps:
-        table.add_row(*_cells(step, is_measured))
+        table.add_row(*_cells(step, is_measured, are_several))
     console.print(table)
     _print_totals(console, estimate)
     for note in notes:
@@ -73,9 +93,10 @@ def print_estimate(console: Console, estimate: Estimate, corpus: Corpus, notes: 
         console.print(f"[yellow]warning[/]  {escape(warning)}", highlight=False)
 
 
-def _cells(step: StepCost, is_measured: bool) -> list[str]:
+def _cells(step: StepCost, is_measured: bool, are_several: bool) -> list[str]:
     cells = [
         step.stage,
+        *([escape(step.dataset)] if are_several else []),
         escape(step.label),
         f"{scaled(step.flops)}" if step.flops else "",
         hours(step.device_hours, step.device),

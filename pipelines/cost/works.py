@@ -166,6 +166,7 @@ class TrainWork:
         zero_stage: What the ranks share.
         is_checkpointed: Whether activations are computed again in the backward pass.
         num_checkpoints: How often the state is written.
+        largest_batch: Texts of the largest global batch; empty: those of the mean step.
     """
 
     shape: ModelShape
@@ -176,6 +177,7 @@ class TrainWork:
     zero_stage: int
     is_checkpointed: bool
     num_checkpoints: int
+    largest_batch: tuple[Texts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,7 @@ class PlannedStep:
         label: What it works on, in a few words.
         work: What it has to do.
         setting: The key of the recipe that decides how this search is done; empty where there is none.
+        dataset: `main`, a name under `also`, or several joined by +; empty where it is not known.
     """
 
     name: str
@@ -236,6 +239,7 @@ class PlannedStep:
     label: str
     work: Work
     setting: str = ""
+    dataset: str = ""
 
 
 COMPONENT_BYTES = {

@@ -19,11 +19,25 @@ class RerankerTeacher(ScoreConfig):
     """Name of the teacher whose candidates are scored."""
     model: RerankerConfig
     """The model that scores."""
+    max_depth: int | None = Field(default=None, ge=1)
+    """Candidates scored of a query that the filters starved, after `over` was searched deeper for it. Null: as many
+    times `depth` as search.max_retrieval_depth is of search.retrieval_depth."""
 
     @property
     def scoring(self) -> ScoreConfig:
         """The settings of the scoring alone."""
         return ScoreConfig.model_validate(self.model_dump(include=set(ScoreConfig.model_fields)))
+
+    def deeper_scoring(self, search: SearchConfig) -> ScoreConfig:
+        """Return the settings of the scoring of starved queries."""
+        in_proportion = -(-self.depth * search.max_retrieval_depth // search.retrieval_depth)
+        return self.scoring.model_copy(update={"depth": self.max_depth or in_proportion})
+
+    @model_validator(mode="after")
+    def _deeper_is_deeper(self) -> "RerankerTeacher":
+        if self.max_depth is not None and self.max_depth < self.depth:
+            raise ValueError(f"max_depth ({self.max_depth}) is less than depth ({self.depth})")
+        return self
 
 
 Teacher = Annotated[
@@ -59,6 +73,15 @@ class MineConfig(BaseModel):
         inner = {source for teacher in self.teachers.values() for source in sources_of(teacher)}
         return self.select.reads([name for name in self.teachers if name not in inner])
 
+    @property
+    def searched_deeper(self) -> tuple[str, ...]:
+        """The teachers that search starved queries once more: those selection reads, and before them their sources."""
+        wanted = set(self.read_by_select) if self.search.searches_deeper else set[str]()
+        for name in reversed(self.teachers):
+            if name in wanted:
+                wanted.update(sources_of(self.teachers[name]))
+        return tuple(name for name in self.teachers if name in wanted)
+
     @model_validator(mode="after")
     def _deep_enough(self) -> "MineConfig":
         depth, wanted = self.search.retrieval_depth, self.select.num_negatives
@@ -86,6 +109,20 @@ class MineConfig(BaseModel):
             if name not in above:
                 raise ValueError(f"select names the teacher {name}, but teachers are {_listed(above)}")
         _ = self.read_by_select
+        return self
+
+    @model_validator(mode="after")
+    def _max_depths_are_felt(self) -> "MineConfig":
+        for name, teacher in self.teachers.items():
+            told = isinstance(teacher, RerankerTeacher) and teacher.max_depth is not None
+            if told and name not in self.searched_deeper:
+                reason = (
+                    "selection does not read this teacher"
+                    if self.search.searches_deeper
+                    else f"search.max_retrieval_depth ({self.search.max_retrieval_depth}) does not exceed "
+                    f"search.retrieval_depth ({self.search.retrieval_depth})"
+                )
+                raise ValueError(f"teachers.{name}.max_depth does nothing: {reason}; remove it")
         return self
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cluster.session import Session
 from pipelines.encode.config import EncodeConfig
 from pipelines.encode.pipeline import encode_step
-from pipelines.mine.config import MineConfig, RerankerTeacher
+from pipelines.mine.config import MineConfig, RerankerTeacher, sources_of
 from pipelines.model import Model
 from pipelines.score.pipeline import score_step
 from pipelines.score.reranker import Reranker
@@ -41,47 +41,61 @@ def mine_steps(mine: MineConfig, shared: Shared) -> dict[str, Step]:
     """Return the steps of mining by name, in order; the last one, `groups`, holds the negatives.
 
     For a teacher NAME: `NAME_embeddings` where it is dense, `NAME_candidates`, and `NAME_deeper` for the queries that
-    the filters starve, which `starved` names.
+    the filters starve, which `starved` names. A list made of others is made again of what these find deeper.
     """
-    steps: dict[str, Step] = {}
+    mining = _Mining(mine, shared)
     for name in mine.teachers:
-        steps |= _teacher_steps(name, mine, shared, steps)
+        mining.add_teacher(name)
+    steps = mining.steps
     read = {name: steps[f"{name}_candidates"] for name in mine.read_by_select}
     deeper: dict[str, Step] = {}
-    if mine.search.searches_deeper and all(_can_search_deeper(mine, name) for name in read):
+    if mine.searched_deeper:
         starved = steps["starved"] = starved_step(shared.data, read, mine.select)
-        for name in read:
-            deeper[name] = steps[f"{name}_deeper"] = _search(name, mine, shared, steps, only=starved)
+        for name in mine.searched_deeper:
+            steps[f"{name}_deeper"] = mining.search(name, starved)
+        deeper = {name: steps[f"{name}_deeper"] for name in read}
     steps["groups"] = select_step(shared.data, read, mine.select, deeper)
     return steps
 
 
-def _can_search_deeper(mine: MineConfig, name: str) -> bool:
-    """Return whether a teacher has more to offer than it gave; a list made of others' ends where theirs do."""
-    return not isinstance(mine.teachers[name], FusedTeacher | RerankerTeacher)
+class _Mining:
+    """The steps of one mining, as they are added; a teacher's sources come before it.
 
+    Args:
+        mine: What the recipe says.
+        shared: What its teachers have in common.
+    """
 
-def _teacher_steps(name: str, mine: MineConfig, shared: Shared, steps: dict[str, Step]) -> dict[str, Step]:
-    teacher, made = mine.teachers[name], dict[str, Step]()
-    if isinstance(teacher, DenseTeacher):
-        model = Model.resolve(teacher.model, shared.session) if teacher.model else shared.model
-        made[f"{name}_embeddings"] = encode_step(shared.data, model, shared.splits, shared.encode)
-    made[f"{name}_candidates"] = _search(name, mine, shared, {**steps, **made})
-    return made
+    def __init__(self, mine: MineConfig, shared: Shared) -> None:
+        self.mine, self.shared = mine, shared
+        self.steps: dict[str, Step] = {}
+        self._rerankers: dict[str, Reranker] = {}
 
+    def add_teacher(self, name: str) -> None:
+        """Add the steps that find the candidates of all queries."""
+        teacher, shared = self.mine.teachers[name], self.shared
+        if isinstance(teacher, DenseTeacher):
+            model = Model.resolve(teacher.model, shared.session) if teacher.model else shared.model
+            self.steps[f"{name}_embeddings"] = encode_step(shared.data, model, shared.splits, shared.encode)
+        if isinstance(teacher, RerankerTeacher):
+            self._rerankers[name] = Reranker.resolve(teacher.model, shared.session)
+        self.steps[f"{name}_candidates"] = self.search(name)
 
-def _search(
-    name: str, mine: MineConfig, shared: Shared, steps: dict[str, Step], only: Step | None = None
-) -> Step:
-    teacher, search, data = mine.teachers[name], mine.search, shared.data
-    depth = search.max_retrieval_depth if only else search.retrieval_depth
-    if isinstance(teacher, DenseTeacher):
-        return search_step(data, steps[f"{name}_embeddings"], mine.split, search, only)
-    if isinstance(teacher, Bm25Teacher):
-        return lexical_step(data, mine.split, depth, search.range_queries, only)
-    if isinstance(teacher, FusedTeacher):
-        return fused_step(data, {of: steps[f"{of}_candidates"] for of in teacher.of}, depth, teacher.constant)
-    if isinstance(teacher, RerankerTeacher):
-        reranker = Reranker.resolve(teacher.model, shared.session)
-        return score_step(data, steps[f"{teacher.over}_candidates"], reranker, mine.split, teacher.scoring)
-    return random_step(data, mine.split, depth, teacher.seed, search.range_queries, only)
+    def search(self, name: str, only: Step | None = None) -> Step:
+        """Return the step that finds a teacher's candidates: of all queries, or deeper ones of those ``only`` names."""
+        teacher, search, data = self.mine.teachers[name], self.mine.search, self.shared.data
+        split, deeper = self.mine.split, only is not None
+        depth = search.max_retrieval_depth if deeper else search.retrieval_depth
+        made_of = {
+            of: self.steps[f"{of}_{'deeper' if deeper else 'candidates'}"] for of in sources_of(teacher)
+        }
+        if isinstance(teacher, DenseTeacher):
+            return search_step(data, self.steps[f"{name}_embeddings"], split, search, only)
+        if isinstance(teacher, Bm25Teacher):
+            return lexical_step(data, split, depth, search.range_queries, only)
+        if isinstance(teacher, FusedTeacher):
+            return fused_step(data, made_of, depth, teacher.constant, deeper)
+        if isinstance(teacher, RerankerTeacher):
+            scoring = teacher.deeper_scoring(search) if deeper else teacher.scoring
+            return score_step(data, made_of[teacher.over], self._rerankers[name], split, scoring, deeper)
+        return random_step(data, split, depth, teacher.seed, search.range_queries, only)

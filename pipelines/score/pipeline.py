@@ -40,7 +40,9 @@ MAX_TASKS = 1024
 """Tasks handed to Ray at a time, so that the driver's memory does not grow with the collection."""
 
 
-def score_step(data: Step, over: Step, reranker: Reranker, split: str, config: ScoreConfig) -> Step:
+def score_step(
+    data: Step, over: Step, reranker: Reranker, split: str, config: ScoreConfig, deeper: bool = False
+) -> Step:
     """Let a reranker judge the candidates of another teacher.
 
     Args:
@@ -49,14 +51,16 @@ def score_step(data: Step, over: Step, reranker: Reranker, split: str, config: S
         reranker: Who judges.
         split: Named in the label.
         config: How deep, and in what portions.
+        deeper: Whether the queries are those that were searched again; the label says so.
 
     Returns:
         A step whose artifact has the table `candidates`: shard i holds the queries of shard i of ``over``, ranked by
         the reranker's score; and the table `deltas`: which files of the score store the scores were read from.
     """
+    label = f"{data.label}-{reranker.label}-{split}"
     return Step(
         stage="score",
-        label=f"{data.label}-{reranker.label}-{split}"[:80],
+        label=f"{label[:72]}-deeper" if deeper else label[:80],
         stage_version=STAGE_VERSION,
         # The portions say what an intermediate shard holds, so scoring that goes on must find the same ones.
         identity={
@@ -73,12 +77,11 @@ def score_step(data: Step, over: Step, reranker: Reranker, split: str, config: S
 def _run(work: Work, reranker: Reranker, config: ScoreConfig) -> Artifact:
     data, over, writer = work.inputs["data"], work.inputs["over"], work.writer
     num_shards = over.num_shards("candidates")
-    layout = _plan(data, over, config)
-    rendering = reranker.config.rendering
-    gathering = Gathering(writer, data, over, rendering, layout, config.depth)
     store = ScoreStore(writer.storage, reranker.label, reranker.fingerprint)
-    missing = set(writer.missing("candidates", num_shards))
+    missing = _open_shards(writer, over)
     if missing:
+        layout = _plan(data, over, config)
+        gathering = Gathering(writer, data, over, reranker.config.rendering, layout, config.depth)
         store.describe(reranker.identity)
         _gather(work, gathering)
         _score(work, layout, store, reranker.locate(), config)
@@ -92,6 +95,15 @@ def _run(work: Work, reranker: Reranker, config: ScoreConfig) -> Artifact:
         _each(work.session, _rank, ranges, gathering, scored, reranker.config.activation)
     _write_deltas(work)
     return _commit(work, reranker, store, num_shards)
+
+
+def _open_shards(writer: ArtifactWriter, over: Artifact) -> set[int]:
+    """Return the shards that are missing, after writing those without a candidate: they need no actor."""
+    missing = set(writer.missing("candidates", over.num_shards("candidates")))
+    empty = {shard.index for shard in over.manifest.tables["candidates"].shards if not shard.rows}
+    for index in sorted(missing & empty):
+        writer.write_shard("candidates", index, schemas.CANDIDATES.empty_table())
+    return missing - empty
 
 
 def _plan(data: Artifact, over: Artifact, config: ScoreConfig) -> Layout:

@@ -58,7 +58,9 @@ def random_step(
     )
 
 
-def fused_step(data: Step, of: Mapping[str, Step], depth: int, constant: int = 60) -> Step:
+def fused_step(
+    data: Step, of: Mapping[str, Step], depth: int, constant: int = 60, deeper: bool = False
+) -> Step:
     """Fuse the candidates of several teachers by reciprocal rank.
 
     Args:
@@ -66,13 +68,15 @@ def fused_step(data: Step, of: Mapping[str, Step], depth: int, constant: int = 6
         of: Name -> search step, all of the same queries in the same ranges.
         depth: Candidates kept for each query.
         constant: Added to every rank.
+        deeper: Whether their queries are those that were searched again; the label says so.
 
     Returns:
         A step whose artifact has the table `candidates`; shard i fuses shard i of each teacher.
     """
+    label = f"{data.label}-fused-{'-'.join(sorted(of))}"
     return Step(
         stage="search",
-        label=f"{data.label}-fused-{'-'.join(sorted(of))}"[:80],
+        label=f"{label[:72]}-deeper" if deeper else label[:80],
         stage_version=FUSED_VERSION,
         identity={"retriever": "fused", "of": sorted(of), "depth": depth, "constant": constant},
         libraries=(),

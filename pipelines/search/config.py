@@ -37,7 +37,8 @@ class SearchConfig(BaseModel):
     retrieval_depth: int = Field(default=100, ge=1)
     """Candidates kept for each query."""
     max_retrieval_depth: int = Field(default=1000, ge=1)
-    """Depth of the second search, of the queries that the filters starved. At most `retrieval_depth`: off."""
+    """Depth of the second search, of the queries that the filters starved; lists made of others (fused, reranked) are
+    made again of what these found then, and take the place of the first ones. At most `retrieval_depth`: off."""
     backend: Literal["auto", "faiss", "torch"] = "auto"
     """What multiplies: torch (block-wise product and a running threshold; CPU or GPU), or faiss (CPU or GPU).
     auto: torch, which is the faster one, and faiss for `index: ivf`."""

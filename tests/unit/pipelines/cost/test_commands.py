@@ -11,7 +11,7 @@ from pipelines.cost.commands import cost
 from pipelines.cost.show import duration, scaled, size
 
 STEP = {
-    "step stage label flops device device_hours actors wall_s start_s bound memory_bytes host_memory_bytes "
+    "step stage label dataset flops device device_hours actors wall_s start_s bound memory_bytes host_memory_bytes "
     "object_store_bytes storage_bytes temporary_bytes exact_budget measured"
 }
 TOTALS = "wall_s device_hours storage_bytes peak_storage_bytes measured_s"
@@ -40,7 +40,7 @@ def test_a_planned_corpus_is_priced_without_its_files(recipe_file, tmp_path):
     )
     content = json.loads(ended.stdout)
     assert set(content) == {
-        "recipe", "definition", "run", "corpus", "steps", "totals", "dominant", "warnings", "notes"
+        "recipe", "definition", "run", "corpus", "also", "steps", "totals", "dominant", "warnings", "notes"
     }  # fmt: skip
     assert set(content["totals"]) == set(TOTALS.split())
     assert [set(step) for step in content["steps"]] == [set(*(names.split() for names in STEP))] * len(
@@ -56,6 +56,28 @@ def test_the_table_names_every_step_and_the_total(recipe_file, tmp_path):
     shown = run(recipe_file, "--documents", 10**6, "--no-measure", "--storage", tmp_path).stdout
     for word in ("ingest", "encode", "search", "train", "index", "Total", "Longest", "1,000,000 documents"):
         assert word in shown
+
+
+def test_of_several_data_sets_every_row_says_which_one_it_belongs_to(recipe_file, beir, tmp_path):
+    alone = run(recipe_file, "--no-measure", "--storage", tmp_path).stdout
+    assert "data set" not in alone and "starve" in alone
+    further = f"also.other.data={{kind: beir, name: other, path: {beir}, limit: 30}}"
+    arguments = (recipe_file, "--set", further, "--no-measure", "--storage", tmp_path)
+    shown = run(*arguments).stdout
+    rows = [
+        line.split() for line in shown.splitlines() if line.startswith(("ingest", "search", "train", "index"))
+    ]
+    assert [row[:2] for row in rows] == [
+        ["ingest", "main"], ["search", "main"], ["ingest", "other"], ["search", "other"], ["train", "main+other"],
+        ["search", "main"], ["search", "main"], ["search", "main"], ["index", "main"],
+    ]  # fmt: skip
+    assert "other: 30 documents" in shown and "main: 40 documents" in shown
+    content = json.loads(run(*arguments, "--json").stdout)
+    assert content["also"]["other"]["documents"] == 30
+    assert {step["dataset"] for step in content["steps"]} == {"main", "other", "main+other"}
+    planned = run(*arguments, "--documents", 10**6).stdout
+    assert "1,000,000 documents" in planned and "other: 30 documents" in planned
+    assert "--documents and --queries are of main" in " ".join(planned.split())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """From a recipe to the work of its steps."""
 
+from collections import Counter
 from dataclasses import replace
 from math import ceil
 
@@ -8,17 +9,38 @@ import pytest
 
 from cluster.artifacts import ArtifactStore
 from pipelines.cost.corpus import read_corpus
-from pipelines.cost.recipe_steps import chunked, plan_steps
+from pipelines.cost.recipe_steps import plan_steps
+from pipelines.cost.sized import chunked
 from pipelines.cost.texts import Texts
-from pipelines.cost.works import EncodeWork, SearchWork, TrainWork
+from pipelines.cost.works import (
+    EncodeWork,
+    IngestWork,
+    LexicalWork,
+    PlanWork,
+    SearchWork,
+    SelectWork,
+    TrainWork,
+)
 from pipelines.recipe import load_recipe
+from pipelines.run import plan
+from tests.tiny_training import local_session
+
+
+def corpora_of(recipe, tmp_path):
+    store = ArtifactStore(str(tmp_path / "store"))
+    return {"main": read_corpus(recipe.data, store)} | {
+        name: read_corpus(one.data, store) for name, one in recipe.also.items()
+    }
+
+
+def plan_of(recipe_file, tmp_path, *settings):
+    recipe = load_recipe(str(recipe_file), settings)
+    return plan_steps(recipe, corpora_of(recipe, tmp_path), lambda role, dtype: "float32", num_ranks=2)
 
 
 @pytest.fixture
 def planned(recipe_file, tmp_path):
-    recipe = load_recipe(str(recipe_file))
-    corpus = read_corpus(recipe.data, ArtifactStore(str(tmp_path / "store")))
-    return plan_steps(recipe, corpus, lambda role, dtype: "float32", num_ranks=2)
+    return plan_of(recipe_file, tmp_path)
 
 
 def works(steps, kind):
@@ -46,9 +68,108 @@ def test_training_passes_every_row_of_every_epoch(planned):
 
 def test_a_corpus_without_queries_is_embedded_and_nothing_else(recipe_file, tmp_path):
     recipe = load_recipe(str(recipe_file))
-    corpus = replace(read_corpus(recipe.data, ArtifactStore(str(tmp_path / "store"))), num_queries={})
-    steps = plan_steps(recipe, corpus, lambda role, dtype: "float32", num_ranks=2)
+    corpus = replace(corpora_of(recipe, tmp_path)["main"], num_queries={})
+    steps = plan_steps(recipe, {"main": corpus}, lambda role, dtype: "float32", num_ranks=2)
     assert [step.stage for step in steps] == ["ingest", "encode"]
+
+
+@pytest.fixture
+def second(tmp_path):
+    """A further data set under `also`: 30 pairs of their own texts, searched by words and by the model."""
+    lines = ["query,document,split"]
+    lines += [f"what lies in vein {i},gold and ore {i},{'train' if i < 24 else 'test'}" for i in range(30)]
+    (tmp_path / "second.csv").write_text("\n".join(lines) + "\n")
+    return (
+        f"also.second.data={{kind: pairs, name: second, path: {tmp_path}/second.csv, columns: {{split: split}}}}",
+        "also.second.mine.teachers={words: {kind: bm25}, dense: {kind: dense}}",
+        "also.second.mine.select={teachers: [words, dense], ensemble: intra_sample, num_negatives: 3}",
+    )
+
+
+def by_set(steps, kind):
+    return [(step.dataset, step.work) for step in steps if isinstance(step.work, kind)]
+
+
+def test_a_further_set_is_read_embedded_searched_and_mined_by_itself(recipe_file, tmp_path, second):
+    steps = plan_of(recipe_file, tmp_path, *second)
+    assert [(name, [t.count for t in work.texts]) for name, work in by_set(steps, IngestWork)] == [
+        ("main", [40, 14]), ("second", [30, 30])
+    ]  # fmt: skip
+    assert [(name, [t.count for t in work.texts]) for name, work in by_set(steps, EncodeWork)] == [
+        ("main", [40, 14]), ("second", [30, 24]), ("main", [40, 4])
+    ]  # fmt: skip
+    searched = [(name, work.num_queries, work.num_documents) for name, work in by_set(steps, SearchWork)]
+    assert searched == [("main", 10, 40), ("second", 24, 30), ("main", 4, 40), ("main", 4, 40)]
+    assert next((name, work.num_queries) for name, work in by_set(steps, LexicalWork)) == ("second", 24)
+    # What starves, then the groups: two teachers of 30 candidates each.
+    assert [(name, work.num_candidates, work.num_negatives) for name, work in by_set(steps, SelectWork)] == [
+        ("main", 400, 0), ("main", 400, 4), ("second", 1440, 0), ("second", 1440, 3)
+    ]  # fmt: skip
+    assert [(step.name, step.dataset) for step in steps if step.stage in ("plan", "train")] == [
+        ("order", "main+second"), ("trained", "main+second")
+    ]  # fmt: skip
+    before = plan_of(recipe_file, tmp_path)
+    alone = {step.name: step.work for step in before if step.stage not in ("plan", "train")}
+    assert alone.items() <= {step.name: step.work for step in steps}.items()
+
+
+def test_the_same_names_as_in_a_run_each_once(recipe_file, tmp_path, second):
+    settings = (*second, "rounds=3", "mine.search.max_retrieval_depth=10", "mine.search.retrieval_depth=10")
+    planned = plan_of(recipe_file, tmp_path, *settings)
+    with local_session() as session:
+        steps = plan(load_recipe(str(recipe_file), settings), session)
+    names = [step.name for step in planned]
+    assert len(set(names)) == len(names) and set(names) <= set(steps)
+    keys = [steps[name].key for name in names]
+    assert len(set(keys)) == len(keys), "of steps with one key one is computed"
+    # How many are starved nobody knows yet, and the audit is arithmetic on what is there.
+    left = {key: name for name, step in steps.items() if (key := step.key) not in keys}
+    assert {name.rpartition(".")[2] for name in left.values()} <= {"audit", "words_deeper", "dense_deeper"}
+
+
+def test_rounds_repeat_what_depends_on_the_trained_model_alone(recipe_file, tmp_path, second):
+    stages = Counter(step.stage for step in plan_of(recipe_file, tmp_path, *second, "rounds=3"))
+    once = Counter(step.stage for step in plan_of(recipe_file, tmp_path, *second))
+    more = {stage: stages[stage] - count for stage, count in once.items() if stages[stage] > count}
+    # Two sets: each round embeds, searches and selects (twice) both again, but not the words of the second one.
+    assert more == {"encode": 4, "search": 4, "select": 8, "plan": 2, "train": 2}
+
+
+def test_every_stage_brings_its_own_rows_and_negatives(recipe_file, tmp_path, second):
+    stages = (
+        "train.stages=[{data: [main], epochs: 3, num_negatives: 2}, {batch_size: 6, num_negatives: {second: 3}}]",
+        "train.batches.order=homogeneous",
+    )
+    (train,) = works(plan_of(recipe_file, tmp_path, *second, *stages), TrainWork)
+    assert [texts.count for texts in train.texts] == [30, 90, 20, 40, 48, 192]
+    assert train.num_steps == 3 * ceil(10 / 4) + 2 * (ceil(10 / 6) + ceil(24 / 6))
+    # Batches are of one set: four rows of the main one in the first stage, six of either in the second.
+    first, second_one = train.texts[:2], train.texts[4:]
+    kinds = [(4, 12, *first), (6, 12, *first), (6, 24, *second_one)]
+    largest = max(kinds, key=lambda kind: kind[0] * kind[2].mean_tokens + kind[1] * kind[3].mean_tokens)
+    assert [texts.count for texts in train.largest_batch] == list(largest[:2])
+    assert train.largest_batch[1].mean_tokens == largest[3].mean_tokens
+    (order,) = works(plan_of(recipe_file, tmp_path, *second, *stages), PlanWork)
+    assert order.num_rows == 3 * 10 + 2 * (10 + 24)
+
+
+def test_mixed_and_phased_batches_are_counted_as_they_are_formed(recipe_file, tmp_path, second):
+    def steps(*settings):
+        (train,) = works(plan_of(recipe_file, tmp_path, *second, *settings), TrainWork)
+        return train.num_steps
+
+    assert steps() == 2 * ceil(34 / 4)
+    # Half of the 68 rows, the second epoch, are mixed; the first is of one set a batch.
+    phased = ("train.batches.order=phased", "train.batches.mixed_share=0.5")
+    assert steps(*phased) == ceil(10 / 4) + ceil(24 / 4) + ceil(34 / 4)
+
+
+def test_training_cuts_documents_where_it_is_told_to(recipe_file, tmp_path):
+    whole, cut = (
+        works(plan_of(recipe_file, tmp_path, *settings), TrainWork)[0]
+        for settings in ((), ("train.max_document_tokens=8",))
+    )
+    assert cut.texts[1].mean_tokens < whole.texts[1].mean_tokens and cut.texts[1].mean_tokens <= 8
 
 
 def test_chunks_hold_every_token_and_the_overlaps():

@@ -1,0 +1,255 @@
+"""One data set of a recipe, the main one or one under `also`: the work of ingest, teachers and selection."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil
+from typing import Any
+
+from cluster.definition import RoleName
+from pipelines.cost.corpus import Corpus
+from pipelines.cost.shape import model_directory
+from pipelines.cost.sized import SizedModel, sized_model
+from pipelines.cost.texts import BYTES_PER_TOKEN, Texts, measure_texts
+from pipelines.cost.works import (
+    EncodeWork,
+    IngestWork,
+    LexicalWork,
+    ListWork,
+    PlannedStep,
+    ScoreWork,
+    SearchWork,
+    SelectWork,
+    Work,
+    row_bytes,
+)
+from pipelines.encode.config import EncodeConfig
+from pipelines.ingest.config import DataConfig
+from pipelines.mine.config import MineConfig, RerankerTeacher, sources_of
+from pipelines.model import ModelConfig
+from pipelines.search.config import Bm25Teacher, DenseTeacher
+
+FUSED = {"faiss": False, "torch": False}
+"""Search backend -> whether it selects scores in the kernel that computes them."""
+SEARCH_DTYPE = "float32"
+"""Of the products of every backend."""
+QUERY_SHARD_TOKENS = 262_144
+PAIRS_A_TASK = 65_536
+VOCABULARY_HEADS = ("yes_no", "query_likelihood")
+"""Methods of rerankers that need logits over the vocabulary."""
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A step, and all that its result depends on: of steps with equal keys one is computed.
+
+    Args:
+        step: The step.
+        key: Compared, never read.
+    """
+
+    step: PlannedStep
+    key: str
+
+
+@dataclass(frozen=True)
+class MinedSet:
+    """A data set with everything that its share of the work depends on.
+
+    Args:
+        name: `main`, or its name under `also`.
+        data: Where it comes from.
+        mine: How its negatives are found.
+        corpus: Its sizes.
+        encode: How texts are embedded.
+        model: The model that is trained.
+        query_prompt: In place of the model's own; None: that one.
+        splits: Whose queries are embedded.
+        dtype_of: (role, dtype as the recipe says) -> dtype in force there.
+    """
+
+    name: str
+    data: DataConfig
+    mine: MineConfig
+    corpus: Corpus
+    encode: EncodeConfig
+    model: ModelConfig
+    query_prompt: str | None
+    splits: tuple[str, ...]
+    dtype_of: Callable[[RoleName, str], str]
+
+    @cached_property
+    def base(self) -> SizedModel:
+        """The model that is trained, beside these texts."""
+        return sized_model(self.model.model_dump(), self.corpus, self.encode, self.query_prompt)
+
+    @property
+    def num_asked(self) -> int:
+        """Queries that are mined."""
+        return self.corpus.asked(self.mine.split)
+
+    @property
+    def num_groups(self) -> int:
+        """Groups that mining makes, at most."""
+        per_query = self.mine.select.positives == "per_query"
+        return self.num_asked if per_query else round(self.num_asked * self.corpus.positives)
+
+    @property
+    def num_queries(self) -> int:
+        """Queries of all splits."""
+        return sum(self.corpus.num_queries.values())
+
+    def training_texts(self, max_document_tokens: int | None) -> tuple[Texts, Texts]:
+        """Return one query's and one document's worth of moments as training sees them: never in chunks."""
+        longest = max_document_tokens or self.model.max_document_tokens
+        directory, prefix = model_directory(self.model.source), self.base.prefixes[1]
+        return self.base.queries, measure_texts(1, self.corpus.documents, directory, prefix, longest)
+
+    def ingest(self) -> Keyed:
+        """Return the step that reads the data."""
+        documents = self.base.documents.times(self.corpus.num_documents)
+        work = IngestWork((documents, self.base.queries.times(self.num_queries)))
+        return self._keyed("data", "ingest", self.data.name, work)
+
+    def mining(self, generation: int = 0) -> list[Keyed]:
+        """Return the steps that find negatives, in the order of ``pipelines.mine.pipeline.mine_steps``.
+
+        Args:
+            generation: Trainings that the model has behind it.
+        """
+        steps = [step for name in self.mine.teachers for step in self._teacher(name, generation)]
+        reads = self.mine.read_by_select
+        candidates = len(reads) * self.num_asked * min(self._depth, self.corpus.num_documents)
+        made_of = self.mine.split, *(self._identity(name, generation) for name in reads)
+        select = self.mine.select
+        work = SelectWork(self.num_asked, candidates, select.num_negatives)
+        if self.mine.searched_deeper:
+            shorter = replace(work, num_negatives=0)
+            steps.append(self._keyed("starved", "select", "starved queries", shorter, made_of, select))
+        deepest = self.mine.search.max_retrieval_depth
+        return [*steps, self._keyed("groups", "select", "negatives", work, made_of, select, deepest)]
+
+    def embeddings(self, name: str, model: ModelConfig | None, generation: int) -> Keyed:
+        """Return the step that embeds the corpus and the queries.
+
+        Args:
+            name: Of the step.
+            model: None: the one that is trained.
+            generation: Trainings that it has behind it.
+        """
+        sized = self._sized(model)
+        work = self.encoding(sized, self.corpus.asked(*self.splits))
+        return self._keyed(
+            name, "encode", sized.name, work, self._embedded_by(model, generation), self.splits
+        )
+
+    def encoding(self, model: SizedModel, num_queries: int) -> EncodeWork:
+        """Return the work of embedding the corpus and so many queries."""
+        documents, queries = model.documents, model.queries.times(num_queries)
+        document_shards = ceil(documents.num_bytes / BYTES_PER_TOKEN / self.data.shard_tokens)
+        return EncodeWork(
+            shape=model.shape,
+            dtype=self.dtype_of("encode", str(model.settings.get("dtype", "auto"))),
+            texts=(documents, queries),
+            token_budget=self.encode.token_budget,
+            max_tokens=model.max_tokens,
+            dimension=self.dimension(model),
+            precision=self.encode.precision,
+            num_shards=max(1, document_shards)
+            + ceil(queries.num_bytes / BYTES_PER_TOKEN / QUERY_SHARD_TOKENS),
+        )
+
+    def searching(self, model: SizedModel, num_queries: int, depth: int) -> SearchWork:
+        """Return the work of searching the embeddings of a model."""
+        dimension, search = self.dimension(model), self.mine.search
+        return SearchWork(
+            num_queries=num_queries,
+            num_documents=model.documents.count,
+            dimension=dimension,
+            depth=depth,
+            group_bytes=search.group_mb * 2**20,
+            range_queries=search.range_queries,
+            dtype=SEARCH_DTYPE,
+            is_fused=FUSED.get(search.backend, False),
+            embedding_bytes=row_bytes(dimension, self.encode.precision),
+            index=search.index,
+        )
+
+    def lexical(self, num_queries: int, depth: int) -> LexicalWork:
+        """Return the work of BM25."""
+        return LexicalWork(self.base.documents.times(self.corpus.num_documents), num_queries, depth)
+
+    def dimension(self, model: SizedModel) -> int:
+        """Return the components of a stored embedding."""
+        return int(self.encode.dimension or model.shape.hidden)
+
+    @property
+    def _depth(self) -> int:
+        return self.mine.search.retrieval_depth
+
+    def _keyed(
+        self, name: str, stage: str, label: str, work: Work, *depends: object, setting: str = ""
+    ) -> Keyed:
+        prefix = "" if self.name == "main" else f"{self.name}."
+        step = PlannedStep(
+            f"{prefix}{name}", stage, label, work, setting and f"{self._place}{setting}", self.name
+        )
+        return Keyed(step, repr((stage, self.data, self.encode, work, depends)))
+
+    @property
+    def _place(self) -> str:
+        return "" if self.name == "main" else f"also.{self.name}."
+
+    def _sized(self, model: ModelConfig | None) -> SizedModel:
+        return self.base if model is None else sized_model(model.model_dump(), self.corpus, self.encode)
+
+    def _embedded_by(self, model: ModelConfig | None, generation: int) -> tuple[object, ...]:
+        if model is None:
+            return self.model, self.query_prompt, generation
+        return model, None, 0
+
+    def _identity(self, name: str, generation: int) -> tuple[object, ...]:
+        """Return what the candidates of a teacher depend on besides data, split and depth of the search."""
+        teacher = self.mine.teachers[name]
+        if isinstance(teacher, DenseTeacher):
+            return ("dense", *self._embedded_by(teacher.model, generation), self.mine.search.index)
+        own = teacher.model_dump(exclude={"of", "over", "max_depth"})
+        return (repr(own), *(self._identity(source, generation) for source in sources_of(teacher)))
+
+    def _teacher(self, name: str, generation: int) -> list[Keyed]:
+        """Return the step that finds a teacher's candidates, and what it needs before."""
+        teacher, title = self.mine.teachers[name], f"{name}_candidates"
+        identity = (self.mine.split, self._identity(name, generation))
+        if isinstance(teacher, DenseTeacher):
+            embeddings = self.embeddings(f"{name}_embeddings", teacher.model, generation)
+            found = self.searching(self._sized(teacher.model), self.num_asked, self._depth)
+            setting = "mine.search.index"
+            return [embeddings, self._keyed(title, "search", name, found, identity, setting=setting)]
+        if isinstance(teacher, RerankerTeacher):
+            return [self._keyed(title, "score", name, self._scoring(teacher), identity)]
+        listed = ListWork(self.num_asked * self._depth)
+        is_lexical = isinstance(teacher, Bm25Teacher)
+        work = self.lexical(self.num_asked, self._depth) if is_lexical else listed
+        return [self._keyed(title, "search", name, work, identity)]
+
+    def _scoring(self, teacher: RerankerTeacher) -> ScoreWork:
+        settings: dict[str, Any] = teacher.model.model_dump()
+        model = sized_model(settings, self.corpus, self.encode.model_copy(update={"chunk": None}))
+        depth = min(teacher.depth, self._depth, self.corpus.num_documents)
+        mean = model.queries.mean_tokens + model.documents.mean_tokens
+        # Lengths of queries vary little beside those of documents.
+        squares = model.documents.mean_square_tokens + mean**2 - model.documents.mean_tokens**2
+        num_bytes = model.queries.mean_bytes + model.documents.mean_bytes
+        pairs = Texts(round(self.num_asked * (depth + self.corpus.positives)), mean, squares, num_bytes)
+        method = teacher.model.method
+        rows = model.queries.mean_tokens if method == "query_likelihood" else 1.0
+        logits = 2.0 * model.shape.hidden * model.shape.vocabulary * rows
+        return ScoreWork(
+            shape=model.shape,
+            dtype=self.dtype_of("score", teacher.model.dtype),
+            pairs=pairs,
+            head_flops=logits if method in VOCABULARY_HEADS else 0.0,
+            token_budget=teacher.model.token_budget,
+            max_tokens=model.max_tokens,
+            num_tasks=max(1, ceil(pairs.count / PAIRS_A_TASK)),
+        )
