@@ -42,6 +42,8 @@ _LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Ray's agents set their title, which would overwrite the environment that the watchdog knows them by.
     "SPT_NOENV": "1",
+    # Nobody takes this machine's only node away: Ray Train need not watch for it in a process of its own.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 
 

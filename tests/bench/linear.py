@@ -42,7 +42,7 @@ from pipelines.select.pipeline import select_step
 from pipelines.select.texts import _document_keys
 from pipelines.steps import Step, Work
 
-SAMPLE_S = 0.25
+SAMPLE_S = 1.0
 EDIT_EVERY = 12
 """Words of a text from one edit to the next."""
 SHARD_ROWS = 2048
