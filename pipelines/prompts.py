@@ -1,14 +1,10 @@
 """What a recipe may say of prompts: prefixes, instructions by task, examples."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.prompts import TEMPLATE, instructed, split_template
-
-if TYPE_CHECKING:
-    from models.prompts import Prompts
+from models.prompts import TEMPLATE, Prompts, instructed, split_template
 
 RESERVED_PROMPTS = ("query", "document", "passage", "corpus")
 """Names under which a model's directory holds the prompts that are no task's."""
@@ -43,7 +39,8 @@ class PromptsConfig(BaseModel):
     """How an instruction and a query are put together, or `{task}: {query}`. `{task}` is the instruction; what stands
     behind `{query}` ends every query, however short the query is cut."""
     few_shot: tuple[ExampleConfig, ...] = ()
-    """Examples put before every query; max_query_tokens must leave room for them. Empty: none."""
+    """Examples put before every query, also where the model is served; max_query_tokens must leave room for them.
+    A training with train.few_shot draws its own in their place. Empty: none."""
 
     @model_validator(mode="after")
     def _template_holds_its_parts(self) -> "PromptsConfig":
@@ -58,10 +55,15 @@ class PromptsConfig(BaseModel):
             raise ValueError(f"prompts.instructions: a task cannot be called {taken[0]!r}; use prompts.query")
         return self
 
+    def without_examples(self) -> Prompts:
+        """Return what stands before texts, examples apart."""
+        tasks = instructed(self.template, self.instructions) if self.instructions else {}
+        return Prompts(query=self.query, document=self.document, **tasks)
+
 
 def resolve_prompts(
     config: PromptsConfig, directory: Path, max_query_tokens: int, max_document_tokens: int
-) -> "Prompts":
+) -> Prompts:
     """Return the prompts that a recipe asks for; the tokenizer is loaded where there are examples to be cut.
 
     Args:
@@ -73,10 +75,7 @@ def resolve_prompts(
     Raises:
         ModelError: The examples leave no room for a query.
     """
-    from models.prompts import Prompts
-
-    tasks = instructed(config.template, config.instructions) if config.instructions else {}
-    prompts = Prompts(query=config.query, document=config.document, **tasks)
+    prompts = config.without_examples()
     if not config.few_shot:
         return prompts
     from models.few_shot import Example, with_examples

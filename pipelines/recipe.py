@@ -84,14 +84,16 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _rounds_find_other_negatives(self) -> "Recipe":
+    def _mining_anew_finds_others(self) -> "Recipe":
         mining = [self.mine, *(one.mine for one in self.also.values())]
         teachers = (teacher for mine in mining for teacher in mine.teachers.values())
         changes = any(isinstance(teacher, DenseTeacher) and teacher.model is None for teacher in teachers)
-        if self.rounds > 1 and not changes:
+        again = {"rounds": self.rounds - 1, "train.refresh_every_steps": self.train.refresh_every_steps}
+        asked = [name for name, times in again.items() if times]
+        if asked and not changes:
             raise ValueError(
-                f"rounds ({self.rounds}): no teacher is the model that is trained, so every round would find the same "
-                "negatives: add a teacher of kind dense without a model"
+                f"{asked[0]}: no teacher is the model that is trained, so mining anew would find the same negatives: "
+                "add a teacher of kind dense without a model"
             )
         return self
 

@@ -69,6 +69,17 @@ def plan(recipe: Recipe, session: Session) -> dict[str, Step]:
 
 def one_round(recipe: Recipe, shared: Shared) -> dict[str, Step]:
     """Return the steps that mine with a model and train it on what was found, by name."""
+    steps = mining(recipe, shared)
+
+    def renew(model: Model) -> Step:
+        return mining(recipe, replace(shared, model=model))["order"]
+
+    steps["trained"] = train_step(steps["order"], shared.model, recipe.train, renew)
+    return steps
+
+
+def mining(recipe: Recipe, shared: Shared) -> dict[str, Step]:
+    """Return the steps that mine with a model, by name; the last one, `order`, plans a training on what they find."""
     data, model, session = shared.data, shared.model, shared.session
     steps = mine_steps(recipe.mine, shared)
     teachers = {name: steps[f"{name}_candidates"] for name in recipe.mine.read_by_select}
@@ -79,7 +90,6 @@ def one_round(recipe: Recipe, shared: Shared) -> dict[str, Step]:
     steps |= {f"{source.name}.{key}": step for source, made in further for key, step in made.items()}
     also = [source for source, _ in further]
     steps["order"] = plan_step(data, steps["groups"], model, recipe.train, guides, also)
-    steps["trained"] = train_step(steps["order"], model, recipe.train)
     return steps
 
 

@@ -172,6 +172,17 @@ TRAINING_STEPS = _table(
     ],
 )
 
+TRAINING_METRICS = _table(
+    "training_metrics",
+    1,
+    [
+        # How many steps were taken when the dev cut was searched.
+        _required("steps", pa.int64()),
+        _required("metric", pa.string()),
+        _required("value", pa.float64()),
+    ],
+)
+
 
 def embeddings(dimension: int, precision: str) -> pa.Schema:
     """Return the schema of embeddings: unit norm in float16 and float32, codes of such in the other precisions.

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from cluster.artifacts import Artifact, ArtifactWriter, fingerprint
+from cluster.committed import find_committed
 from cluster.errors import UserError
 
 if TYPE_CHECKING:
@@ -103,6 +104,22 @@ class Work:
             counters=counters or {},
             seconds=monotonic() - self.started,
         )
+
+    def compute(self, step: Step) -> Artifact:
+        """Return the artifact of a step that this one finds it needs, made now where the storage has it not.
+
+        Its inputs are made as well.
+        """
+        found = find_committed(self.writer.storage, step.key)
+        if found is not None:
+            return found
+        inputs = {name: self.compute(source) for name, source in step.inputs.items()}
+        writer = ArtifactWriter(self.writer.storage, step.stage, step.label, step.fingerprint)
+        self.progress.begin(step.stage)
+        try:
+            return step.run(Work(step, inputs, writer, self.session, self.progress))
+        finally:
+            self.progress.begin(self.step.stage)
 
 
 def label_of(text: str) -> str:

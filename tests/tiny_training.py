@@ -147,6 +147,9 @@ class Silent:
         self.seen = []
         self.done = 0
 
+    def begin(self, stage):
+        pass
+
     def total(self, total, unit, done=0):
         self.done = done
 

@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifacts import Artifact, ArtifactWriter
-from cluster.committed import find_committed
 from pipelines import schemas
 from pipelines.search.config import SearchConfig
 from pipelines.search.grid import Grid, plan_parts
@@ -101,9 +100,9 @@ def _run(work: Work, split: str, depth: int, range_queries: int) -> Artifact:
 
     targets, grid = _plan(work.inputs, split, range_queries)
     table = f"tiles_x{_DEFAULTS.tile_queries}"
+    index = work.compute(lexical_index_step(work.step.inputs["data"]))
     waiting = open_work(work, grid, table)
     if waiting.tiles:
-        index = _index(work)
         task = LexicalTask(work.inputs["data"], index, split, targets.queries, grid, depth, table)
         build = partial(_search_graph, work=work, task=task, num_tiles=len(waiting.tiles))
         for _ in run_waves(work.session, waiting.tiles, build):
@@ -124,16 +123,6 @@ def _search_graph(tiles: "Dataset", work: Work, task: "LexicalTask", num_tiles: 
         compute=ActorPoolStrategy(min_size=smallest, max_size=largest),
         **work.session.resources("search"),
     )
-
-
-def _index(work: Work) -> Artifact:
-    """Return the index of the documents, built now if it is not in the store."""
-    step = lexical_index_step(work.step.inputs["data"])
-    found = find_committed(work.writer.storage, step.key)
-    if found is not None:
-        return found
-    writer = ArtifactWriter(work.writer.storage, step.stage, step.label, step.fingerprint)
-    return step.run(Work(step, {"data": work.inputs["data"]}, writer, work.session, work.progress))
 
 
 def _run_index(work: Work) -> Artifact:

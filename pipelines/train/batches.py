@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from models.losses.batch import Guide, LossBatch
-from pipelines.train.dealing import DealtTexts, Inputs, cut_rows, deal, deal_texts, pad
+from pipelines.train.dealing import DealtTexts, Inputs, cut_passes, cut_rows, deal, deal_texts, pad
 from pipelines.train.order import Order
 from pipelines.train.tokens import TokenStore
 
@@ -101,6 +101,7 @@ def rank_batch(
     queries: TokenStore,
     documents: TokenStore,
     max_rows: int | None = None,
+    shown: TokenStore | None = None,
 ) -> RankBatch:
     """Cut the share of ``rank`` out of the global batch of ``step``.
 
@@ -116,20 +117,24 @@ def rank_batch(
         queries: Tokens of all queries of the plan.
         documents: Tokens of all its documents.
         max_rows: Texts of one pass, at most. None: as many as are cheapest.
+        shown: Tokens of every row's query behind examples, by the row. None: no query has examples.
     """
     rows = order.rows(step)
     dealt = deal_texts(documents, order.documents(rows), rank, world, max_rows)
     answered = deal_texts(queries, order.answered(rows), rank, world, max_rows)
-    own_rows, weights_B = deal(rows, rank, world)
-    everyone = [deal(rows, each, world) for each in range(world)]
-    rows_M = np.concatenate([each for each, _ in everyone])
+    asked = queries if shown is None else shown
+    query_rows = queries.rows(order.queries[rows]) if shown is None else shown.rows(rows)
+    query_lengths = asked.tokens.offsets[query_rows + 1] - asked.tokens.offsets[query_rows]
+    # Behind examples queries differ in length as much as documents do, and are dealt out as those are.
+    places = np.arange(len(rows)) if shown is None else np.argsort(-query_lengths, kind="stable")
+    own_places, weights_B = deal(places, rank, world)
+    own_rows = rows[own_places]
+    everyone = [deal(places, each, world) for each in range(world)]
+    places_M = np.concatenate([each for each, _ in everyone])
     counted_M = np.concatenate([weights for _, weights in everyone]) > 0
-
-    query_rows = queries.rows(order.queries[rows])
-    query_lengths = queries.tokens.offsets[query_rows + 1] - queries.tokens.offsets[query_rows]
-    cuts = cut_rows([], len(own_rows), max_rows)
-    own_queries = np.split(queries.rows(order.queries[own_rows]), cuts)
-    passes = [pad(queries, part) for part in own_queries]
+    cheapest = [] if shown is None else cut_passes(query_lengths[places][::world])
+    cuts = cut_rows(cheapest, len(own_rows), max_rows)
+    passes = [pad(asked, part) for part in np.split(query_rows[own_places], cuts)]
     group_BG, group_mask_BG, teacher_BGK, answers_BGA = _groups(
         order, own_rows, dealt.column_of, answered.column_of
     )
@@ -140,15 +145,15 @@ def rank_batch(
         positive_B=_columns(dealt.column_of, order.positives[own_rows]),
         mask_BN=torch.from_numpy(_negatives(order, own_rows, rows, dealt)),
         weights_B=torch.from_numpy(weights_B),
-        other_BM=torch.from_numpy(order.unrelated(own_rows, rows)[:, rows_M - rows[0]] & counted_M),
-        positive_M=_columns(dealt.column_of, order.positives[rows_M]),
+        other_BM=torch.from_numpy(order.unrelated(own_rows, rows)[:, places_M] & counted_M),
+        positive_M=_columns(dealt.column_of, order.positives[rows[places_M]]),
         group_BG=torch.from_numpy(group_BG),
         group_mask_BG=torch.from_numpy(group_mask_BG),
         log_counts_BN=_log_counts(order, own_rows, dealt),
         teacher_BGK=torch.from_numpy(teacher_BGK),
         teachers=order.teachers,
         answers_BGA=torch.from_numpy(answers_BGA),
-        guide=_guide(queries, order.queries[own_rows], order.queries[rows_M], dealt.guide_NE),
+        guide=_guide(queries, order.queries[own_rows], order.queries[rows[places_M]], dealt.guide_NE),
         num_rows=len(rows),
         num_tokens=dealt.num_tokens + answered.num_tokens + int(query_lengths.sum()),
         queries=order.queries[rows],

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pyarrow.compute as pc
 import yaml
 
+from cluster.artifacts import Artifact
 from pipelines.train.config import UNFELT
+from pipelines.train.sources import input_name
 from pipelines.train.task import TrainTask
 
 HERE = "path/to/this/directory"
@@ -27,7 +30,7 @@ A text-embedding model: {base}, fine-tuned on mined hard negatives by Stope.
 | | |
 |---|---|
 | base model | {base} |
-| data | `{data}`, groups `{groups}` |
+{data}
 | training | {rows:,} rows in {steps:,} steps |
 | embedding | {dimension} dimensions, {pooling} pooling, unit length |
 | texts are cut at | {query_tokens} tokens (query), {document_tokens} tokens (document) |
@@ -99,8 +102,7 @@ def model_card(task: TrainTask, dimension: int, own_code: bool = False) -> str:
         front=yaml.safe_dump(front, sort_keys=False),
         name=task.writer.label,
         base=base,
-        data=task.data.manifest.key.rpartition("/")[2],
-        groups=plan.inputs["groups"].rpartition("/")[2],
+        data="\n".join(_data_lines(task.plan)),
         rows=plan.summary["rows"],
         steps=plan.summary["steps"],
         dimension=dimension,
@@ -118,6 +120,20 @@ def model_card(task: TrainTask, dimension: int, own_code: bool = False) -> str:
         key=task.writer.key,
         settings=yaml.safe_dump({"train": settings}, sort_keys=False),
     )
+
+
+def _data_lines(plan: Artifact) -> list[str]:
+    """Return a line of the card's table for every data set that is trained on, those of the most rows first."""
+    counted = pc.value_counts(plan.read("order", columns=["dataset"]).column("dataset")).to_pylist()
+    rows = {each["values"]: each["counts"] for each in counted}
+    lines = []
+    for name in sorted(rows, key=lambda name: (-rows[name], name)):
+        data, groups = (
+            plan.manifest.inputs[input_name(name, kind)].rpartition("/")[2] for kind in ("data", "groups")
+        )
+        heading = "data" if len(rows) == 1 else f"data, {name}"
+        lines.append(f"| {heading} | `{data}`, groups `{groups}`, {rows[name]:,} rows |")
+    return lines
 
 
 def public_name(location: str) -> tuple[str, bool]:

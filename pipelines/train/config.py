@@ -41,6 +41,9 @@ UNFELT = {
 }
 """Fields of TrainConfig that leave the trained model as it is."""
 
+PLANNED = {"few_shot"}
+"""Fields of TrainConfig that the training feels through its plan alone."""
+
 
 class LoraConfig(BaseModel):
     """Low-rank updates of linear layers; all other weights stay as they are."""
@@ -101,9 +104,20 @@ class TrainConfig(BaseModel):
     stages: tuple[StageConfig, ...] = ()
     """Stretches of the training, one after the other, each with its own data, negatives and learning rate. Empty: one,
     with the settings beside this one."""
+    refresh_every_steps: int = Field(default=0, ge=0)
+    """Steps after which the negatives are mined anew with the model as it stands then (ANCE): it encodes the corpus,
+    searches, and the batches go on with what is selected; optimizer and learning rates go on as well. It takes a
+    mining and a start of the workers each time, so hundreds of steps are usual; `rounds` does the same between whole
+    trainings. 0: never."""
     max_document_tokens: int | None = Field(default=None, ge=4)
     """Documents are cut here while training, special tokens counted; the tuned model still reads as many as the model
     does. Half of them take half the time, and what tells documents apart often stands first. Null: as the model."""
+    few_shot: int = Field(default=0, ge=0)
+    """Examples before a query while training: each row shows a number drawn from 0 to this many other rows of its task
+    and batch, query (64 tokens) and positive (96). They lengthen queries by up to 170 tokens each, the query itself is
+    cut as ever, and the texts are held in memory while the batches are planned. 5 is what bge-en-icl takes; use the
+    tuned model without examples all the same, or with fixed ones (model.prompts.few_shot) if they measure better:
+    published ablations lost by them. 0: none."""
     learning_rate: float = Field(default=2e-5, gt=0, allow_inf_nan=False)
     """Peak of AdamW's learning rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -229,6 +243,12 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _batches_fit_the_stages(self) -> "TrainConfig":
         check_batches(self.batches, self.orders)
+        for size in (self.batch_size, *(stage.batch_size or self.batch_size for stage in self.stages)):
+            if self.few_shot >= size:
+                raise ValueError(
+                    f"few_shot ({self.few_shot}) draws from the other rows of a batch, and batch_size is {size}: "
+                    f"set batch_size to {self.few_shot + 1} or more, or few_shot to {size - 1}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -45,7 +45,8 @@ def pass_seed(seed: int, step: int, kind: int) -> int:
 def row_keys(inputs: Inputs, seed: int) -> torch.Tensor:
     """Return a key (int64 [B]) of each text: a hash of its tokens and ``seed``.
 
-    A plan holds a text once, so its tokens name it as well as its ordinal would.
+    A plan holds a text once, so its tokens name it as well as its ordinal would. A query behind examples is a text of
+    its own.
     """
     ids_BT, mask_BT, _ = inputs
     places_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from torch import distributed
 
+from cluster.artifacts import ArtifactWriter
 from models.adapters import merge_lora, save_adapter
 from models.checkpoint import resolve_model, save_encoder, verify_export
 from models.moe.files import is_own_modelling_file
@@ -26,17 +27,6 @@ from pipelines.train.tokens import TokenStore, read_texts
 NUM_CHECKED_TEXTS = 100
 
 
-TRAINING_METRICS = pa.schema(
-    [
-        pa.field("steps", pa.int64(), nullable=False),
-        pa.field("metric", pa.string(), nullable=False),
-        pa.field("value", pa.float64(), nullable=False),
-    ],
-    metadata={b"stope.table": b"training_metrics", b"stope.version": b"1"},
-)
-"""Retrieval on the dev cut after so many steps."""
-
-
 def export(trainable: Trainable, history: History, task: TrainTask) -> None:
     """Write the float32 weights, adapters merged in, and the tables of the steps and of the evaluations.
 
@@ -50,8 +40,10 @@ def export(trainable: Trainable, history: History, task: TrainTask) -> None:
     weights = whole_weights(trainable)
     if distributed.get_rank() != 0:
         return
+    writer = task.result or task.writer
     chosen = best(history.evaluations)
-    if chosen and task.config.dev and task.config.dev.keep == "best":
+    # In between what counts is the model as it is.
+    if chosen and task.config.dev and task.config.dev.keep == "best" and task.until is None:
         weights |= best_weights.load(task.writer, chosen.steps)
     lora = lora_of(task.config)
     adapted, weights = weights, merge_lora(weights, lora) if lora else weights
@@ -71,16 +63,16 @@ def export(trainable: Trainable, history: History, task: TrainTask) -> None:
             verify_export(directory, texts, task_name)
         card = model_card(task, encoder.dimension, is_own_modelling_file(Path(directory)))
         (Path(directory) / "README.md").write_text(card)
-        task.writer.put_directory("model", Path(directory))
+        writer.put_directory("model", Path(directory))
     if lora and task.config.lora and task.config.lora.keep_adapter:
         with tempfile.TemporaryDirectory(prefix="stope-adapter-") as directory:
             save_adapter(adapted, lora, directory, base=task.model.location)
-            task.writer.put_directory("adapter", Path(directory))
+            writer.put_directory("adapter", Path(directory))
     if task.config.dev:
-        _write(task, "training_metrics", history.evaluations, TRAINING_METRICS)
-    _write(task, "training_steps", history.steps, schemas.TRAINING_STEPS)
+        _write(writer, "training_metrics", history.evaluations, schemas.TRAINING_METRICS)
+    _write(writer, "training_steps", history.steps, schemas.TRAINING_STEPS)
 
 
-def _write(task: TrainTask, table: str, records: Sequence[Any], schema: pa.Schema) -> None:
+def _write(writer: ArtifactWriter, table: str, records: Sequence[Any], schema: pa.Schema) -> None:
     rows = pa.Table.from_pylist([asdict(record) for record in records], schema=schema)
-    task.writer.write_shard(table, 0, schemas.conform(rows, schema))
+    writer.write_shard(table, 0, schemas.conform(rows, schema))

@@ -36,8 +36,7 @@ class Follower:
         self._measured = ""
         self._complete = False
         self._stopping, self._done = threading.Event(), threading.Event()
-        progress.total(num_steps, "steps")
-        progress.note("starting workers")
+        self.begin()
         self._thread = threading.Thread(target=self._follow, name="training-progress", daemon=True)
         self._thread.start()
 
@@ -45,6 +44,12 @@ class Follower:
     def stopping(self) -> bool:
         """Whether the ranks were asked to end before the last step."""
         return self._stopping.is_set()
+
+    def begin(self) -> None:
+        """Open the live line for ranks that are about to start."""
+        self._shown = None
+        self._progress.total(self._num_steps, "steps")
+        self._progress.note("starting workers")
 
     def stop(self) -> bool:
         """Have the ranks write a checkpoint and end; False where none has made a step yet."""

@@ -18,6 +18,7 @@ from pipelines.model import LocatedModel
 from pipelines.train.alike import SHINGLE_WORDS, Alike, near_pairs, stand_ins
 from pipelines.train.checks import teacher_scores
 from pipelines.train.config import TrainConfig
+from pipelines.train.few_shot import show_examples
 from pipelines.train.mined import MinedSet, read_mined
 from pipelines.train.phases import Batch, plan_order
 from pipelines.train.plan import Group, Scores, clean_groups
@@ -31,7 +32,7 @@ KINDS: tuple[Kind, Kind] = ("query", "document")
 def write_plan(
     writer: ArtifactWriter, sources: Sequence[OpenSource], model: LocatedModel, config: TrainConfig
 ) -> tuple[dict[str, object], dict[str, int]]:
-    """Write the table `order` and the files `queries/*.npy` and `documents/*.npy`.
+    """Write the table `order` and the files `queries/*.npy` and `documents/*.npy`; with few-shot `shown_queries/*.npy`.
 
     Ordinals are those of the first data set; those of the next ones are raised by the rows before them.
 
@@ -46,6 +47,7 @@ def write_plan(
 
     Raises:
         ModelError: The tokenizer reads a prompt in a way that no other library would.
+        UserError: No query can be shown an example.
     """
     for source in sources:
         check_prompts(resolve_model(model.location), source.prompts or model.prompts, model.pooling)
@@ -71,9 +73,13 @@ def write_plan(
     stages = resolve_stages(config, {source.name: source.settings for source in sources})
     batches = plan_order(groups, known, stages, config.seed, alike)
 
+    stores = {"queries": queries, "documents": documents}
+    if config.few_shot:
+        stores["shown_queries"], shown = show_examples(batches, sources, firsts, model, config)
+        counters |= shown
     writer.write_shard("order", 0, order_table(batches))
     with tempfile.TemporaryDirectory(prefix="stope-plan-") as directory:
-        for name, store in (("queries", queries), ("documents", documents)):
+        for name, store in stores.items():
             store.save(Path(directory) / name)
             writer.put_directory(name, Path(directory) / name)
     dropped = sum((Counter(each.counters) for each in mined), Counter())
@@ -89,6 +95,8 @@ def write_plan(
         "mean_query_tokens": round(float(queries.tokens.lengths.mean()), 1),
         "mean_document_tokens": round(float(documents.tokens.lengths.mean()), 1),
     }
+    if config.few_shot:
+        summary["mean_shown_query_tokens"] = round(float(stores["shown_queries"].tokens.lengths.mean()), 1)
     return summary | order_summary(batches, len(stages)), counters
 
 

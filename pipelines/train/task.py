@@ -16,12 +16,15 @@ class TrainTask:
     Args:
         plan: Artifact with the order and the tokens.
         data: Ingest artifact, for the texts that the export is checked with.
-        writer: Takes the trained model and the table of the steps.
+        writer: Of the whole training: whose checkpoints and best weights these are.
         model: To start from; its dtype is that of matrix products.
         config: Of the training.
         num_threads: Of one rank.
         board: Actor that shows the driver how far the training is.
         cut: Reference to the DevCut in Ray's object store; None where nothing is measured.
+        first_plan: That the training began with, where it is another one; learning rates follow its steps.
+        until: Steps to end after. None: all.
+        result: Takes the trained model and the table of the steps. None: `writer`.
     """
 
     plan: Artifact
@@ -32,6 +35,9 @@ class TrainTask:
     num_threads: int
     board: Any
     cut: Any = None
+    first_plan: Artifact | None = None
+    until: int | None = None
+    result: ArtifactWriter | None = None
 
     @property
     def owner(self) -> Owner:

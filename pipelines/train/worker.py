@@ -44,6 +44,7 @@ def train_worker(task: TrainTask) -> None:
     rank, world = distributed.get_rank(), distributed.get_world_size()
     order = Order.from_table(task.plan.read("order"), task.teachers)
     queries, documents = (TokenStore.load(task.plan.directory(kind)) for kind in ("queries", "documents"))
+    shown = TokenStore.load(task.plan.directory("shown_queries")) if config.few_shot else None
     trainable, history = checkpoints.resume_or_begin(task.owner, partial(_make, task))
     saver = checkpoints.Saver(trainable.engine, history, task.owner)
     messenger = Messenger(task.board, config.checkpoint_every_minutes)
@@ -51,28 +52,31 @@ def train_worker(task: TrainTask) -> None:
     peak = peak_tokens_per_s(trainable.encoder, task.model.dtype)
     if rank == 0:
         messenger.begin(peak)
+    first = Order.from_table(task.first_plan.read("order")) if task.first_plan else order
     rates = learning_rates(
-        order.stages.tolist(), config.peaks, config.warmup_ratio, config.warmup_steps, config.schedule
+        first.stages.tolist(), config.peaks, config.warmup_ratio, config.warmup_steps, config.schedule
     )
-    fresh = dev.measure_if_due(order.num_steps) if dev else []
-    for step in range(len(history.steps), order.num_steps):
+    num_steps = min(order.num_steps, first.num_steps)
+    end = min(num_steps, task.until or num_steps)
+    fresh = dev.measure_if_due(num_steps) if dev else []
+    for step in range(len(history.steps), end):
         if dev and dev.ends():
             break
         started = time.monotonic()
-        batch = rank_batch(order, step, rank, world, queries, documents, config.gradcache_chunk)
+        batch = rank_batch(order, step, rank, world, queries, documents, config.gradcache_chunk, shown)
         wish = messenger.wish() if rank == 0 else Wish.NOTHING
         record, agreed = take_step(trainable, batch, step, rates[step], config, wish)
         seconds = time.monotonic() - started
         history.steps.append(record)
         failure = bad_loss(history.steps, batch.queries, config)
         if dev and not failure:
-            fresh += dev.measure_if_due(order.num_steps)
+            fresh += dev.measure_if_due(num_steps)
         if rank == 0:
             messenger.post(record, seconds, failure, fresh)
         if failure:
             return
         fresh = []
-        is_last = step + 1 == order.num_steps or bool(dev and dev.ends())
+        is_last = step + 1 == end or bool(dev and dev.ends())
         if agreed or is_last or (step + 1) % config.checkpoint_every_steps == 0:
             saver.save()
             messenger.saved()

@@ -75,10 +75,15 @@ DROPPED = {
     "zero-3 dropout checkpointing": {"zero_stage": 3, "dropout": 0.2, "gradient_checkpointing": True},
 }
 """Cases that must equal plain torch with the same masks."""
+SHOWN = {
+    "zero-3 few-shot": {"zero_stage": 3, "few_shot": 3, "dropout": 0.2, "gradcache_chunk": 3},
+}
+"""The same, where every row asks its query behind examples of its own."""
 CASES = {
     **REFERENCE,
     **ADAPTED,
     **DROPPED,
+    **SHOWN,
     "zero-2 lora dropout": {"zero_stage": 2, "lora": {**LORA, "dropout": 0.3}},
     "zero-1 margin checkpointing": {"loss": {"false_negative_margin": 0.001}, "gradient_checkpointing": True},
     **{f"loss {name}": {"loss": loss} for name, loss in LOSSES.items()},
@@ -143,6 +148,11 @@ def small_plan():
     return order, texts(range(20), 1), texts(range(100, 150), 2)
 
 
+def shown_queries(order):
+    """Return the tokens of every row's query behind examples."""
+    return texts(range(order.first_rows[-1]), 6)
+
+
 def with_scores(row):
     """Return the row with scores of two teachers, some missing, and queries that some negatives answer."""
     scores = tuple(
@@ -178,6 +188,7 @@ def train(settings, plan, resume_at=None, begun=None, handed_on=None, measured_i
     else:
         trainable, history = make(False), History()
     measure = watched(trainable, history, plan, measured_in) if measured_in else None
+    shown = shown_queries(order) if config.few_shot else None
     for step in range(len(history.steps), order.num_steps):
         if measure:
             measure()
@@ -193,7 +204,7 @@ def train(settings, plan, resume_at=None, begun=None, handed_on=None, measured_i
                 merge(folders, rank)
                 trainable, history = checkpoints.restore(Path(folders[0]), OWNER, make, "here")
                 distributed.barrier()
-        batch = rank_batch(order, step, rank, world, queries, documents, config.gradcache_chunk)
+        batch = rank_batch(order, step, rank, world, queries, documents, config.gradcache_chunk, shown)
         wish = Wish.SAVE if (rank, step) == (0, 1) else Wish.NOTHING
         record, agreed = take_step(trainable, batch, step, RATE, config, wish)
         assert agreed is (Wish.SAVE if step == 1 else Wish.NOTHING)
@@ -269,9 +280,10 @@ def merge(folders, rank):
     distributed.barrier()
 
 
-def reference(plan, dropout=0.0):
+def reference(plan, dropout=0.0, shown=False):
     """The same three steps in plain torch: one process, no DeepSpeed, text by text, loop by loop."""
     order, queries, documents = plan
+    asked = shown_queries(order) if shown else queries
     encoder = tiny_encoder().train()
     set_dropout(encoder, dropout)
     dropped = seed_by_row(encoder.backbone)
@@ -296,7 +308,8 @@ def reference(plan, dropout=0.0):
         embedded = {document: embed(documents, document, step, 1) for document in present}
         total = 0.0
         for row in rows:
-            query, own = embed(queries, order.queries[row], step, 0), int(order.positives[row])
+            query = embed(asked, row if shown else order.queries[row], step, 0)
+            own = int(order.positives[row])
             terms = [
                 query @ embedded[d] / 0.2
                 for d in present
@@ -369,6 +382,7 @@ def run_cases(world, folder, plan, results):
     if world == 1:
         results["reference"] = reference(plan)
         results["dropout reference"] = reference(plan, dropout=0.2)
+        results["few-shot reference"] = reference(plan, dropout=0.2, shown=True)
         results["metric"] = measured(plan)
         results["start"] = tiny_encoder().state_dict()
 

@@ -16,6 +16,7 @@ from tests.integration.rank_cases import (
     MEASURED,
     REFERENCE,
     RESUMED,
+    SHOWN,
     WORLDS,
 )
 from tests.rank_processes import run_script
@@ -63,6 +64,12 @@ def test_n_ranks_equal_one(results, world, case):
 def test_dropout_equals_plain_torch_text_by_text(results, world, case):
     assert_close(results[world][case], results[1]["dropout reference"])
     assert abs(results[world][case][1][0] - results[1]["zero-1"][1][0]) > 1e-3
+
+
+@pytest.mark.parametrize(("case", "world"), worlds_of(SHOWN))
+def test_queries_behind_examples_equal_plain_torch_row_by_row(results, world, case):
+    assert_close(results[world][case], results[1]["few-shot reference"])
+    assert abs(results[world][case][1][0] - results[1]["zero-1 dropout"][1][0]) > 1e-3
 
 
 def test_dropout_of_the_adapters_changes_the_training(results):

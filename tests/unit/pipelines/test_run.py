@@ -86,7 +86,7 @@ def test_every_round_mines_with_the_model_of_the_last_one(folder):
         "round1.audit",
         "round2.audit",
     }
-    with pytest.raises(UserError, match="every round would find the same"):
+    with pytest.raises(UserError, match="mining anew would find the same"):
         steps_of(folder, "rounds=2", "mine.teachers={words: {kind: bm25}}", "also={}", "train.stages=[]")
 
 

@@ -5,6 +5,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from models.tokenization import Tokens
 from pipelines.train.batches import rank_batch
@@ -167,6 +168,51 @@ def test_documents_are_dealt_out_longest_first():
     assert first_tokens(parts(one)[1]) == [23, 21, 14, 12, 10]
     assert first_tokens(parts(two)[1]) == [22, 20, 13, 11, 10]
     assert one.num_tokens == two.num_tokens == sum(range(1, 6)) + 10 + 11 + 12 + 13 + 14 + 20 + 21 + 22 + 23
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("max_rows", [None, 1, 2])
+def test_behind_examples_every_row_asks_a_text_of_its_own(world, max_rows):
+    rows = BATCHES[0]
+    # The rows of the second batch come first here, so that a row's number is not its place.
+    order = Order.from_table(order_table([BATCHES[1], rows]))
+    lengths = np.array([9, 12, 3000, 10, 2500, 11])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.repeat(np.arange(6), lengths).astype(np.int32)
+    shown = TokenStore(np.arange(6), Tokens(ids, offsets, np.zeros(6, np.int32)))
+    ranks = [
+        rank_batch(order, 1, rank, world, texts(range(1, 8)), texts(range(8, 40)), max_rows, shown)
+        for rank in range(world)
+    ]
+    assert len({tuple(len(ids) for ids, _, _ in rank.inputs) for rank in ranks}) == 1
+    assert ranks[0].num_passes[0] >= 2
+    asked = [number - 1 for rank in ranks for number in first_tokens(parts(rank)[0])]
+    documents = [document for rank in ranks for document in first_tokens(parts(rank)[1])]
+    seen = []
+    for rank in ranks:
+        own = [number - 1 for number in first_tokens(parts(rank)[0])]
+        assert torch.cat(rank.real[: rank.num_passes[0]]).tolist() == rank.weights_B.tolist()
+        assert [documents[column] for column in rank.positive_M] == [rows[place].positive for place in asked]
+        for index, place in enumerate(own):
+            if not rank.weights_B[index]:
+                continue
+            seen.append(place)
+            row = rows[place]
+            assert documents[rank.positive_B[index]] == row.positive
+            used = {d for d, use in zip(documents, rank.mask_BN[index].tolist(), strict=True) if use}
+            assert used == {d for other in rows for d in other.documents} - set(row.masked)
+            others = {p for p, use in zip(asked, rank.other_BM[index].tolist(), strict=True) if use}
+            assert others == {
+                other
+                for other in range(5)
+                if other != place
+                and rows[other].positive not in row.masked
+                and row.positive not in rows[other].masked
+            }
+        assert rank.queries.tolist() == [row.query for row in rows]
+    assert sorted(seen) == list(range(5))
+    plain = rank_batch(order, 1, 0, 1, texts(range(1, 8)), texts(range(8, 40)))
+    assert ranks[0].num_tokens == plain.num_tokens - sum(range(1, 6)) + lengths[1:].sum()
 
 
 def cost(lengths, cuts):

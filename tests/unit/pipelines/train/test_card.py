@@ -9,8 +9,9 @@ from pipelines.model import LocatedModel
 from pipelines.train.card import model_card, public_name
 from pipelines.train.config import TrainConfig
 from pipelines.train.planning import write_plan
-from pipelines.train.sources import OpenSource
+from pipelines.train.sources import OpenSource, input_name
 from pipelines.train.task import TrainTask
+from tests.tiny_sets import SIZE, set_step
 from tests.tiny_training import Silent, compute, data_step, groups_step, make_model
 
 
@@ -19,25 +20,41 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("card")
 
 
+def card_of(folder, sets, config):
+    """Return the card of a training on some data sets: name -> the steps ingest and select."""
+    if not (folder / "tiny-bert").is_dir():
+        make_model(folder / "tiny-bert")
+    store = ArtifactStore(str(folder / "store"))
+    made = {name: [compute(step, store, None, Silent()) for step in steps] for name, steps in sets.items()}
+    model = LocatedModel(str(folder / "tiny-bert"), "mean", Prompts("find: ", ""), 16, 48, "float32", "cpu")
+    writer = store.open("plan", "-".join(sets), "0" * 20)
+    sources = [OpenSource(name, *artifacts) for name, artifacts in made.items()]
+    summary, counters = write_plan(writer, sources, model, config)
+    inputs = {
+        input_name(name, kind): artifact.key
+        for name, artifacts in made.items()
+        for kind, artifact in zip(("data", "groups"), artifacts, strict=True)
+    }
+    plan = writer.commit(
+        stage_version=1,
+        num_shards={"order": 1},
+        identity={},
+        summary=summary,
+        counters=counters,
+        inputs=inputs,
+    )
+    trained = store.open("train", "tiny-tuned", "1" * 20)
+    return model_card(TrainTask(plan, made["main"][0], trained, model, config, 1, None), 32)
+
+
 @pytest.fixture(scope="module")
 def card(folder):
-    make_model(folder / "tiny-bert")
-    store, data = ArtifactStore(str(folder / "store")), data_step()
-    groups = groups_step(data)
-    steps = [compute(step, store, None, Silent()) for step in (data, groups)]
+    data = data_step()
     config = TrainConfig(
         num_negatives=2, temperature=0.02, zero_stage=3, wandb="secret-project", lora={"rank": 4},
         deepspeed={"zero_optimization": {"offload_param": {"nvme_path": "/mnt/fast"}}},
     )  # fmt: skip
-    model = LocatedModel(str(folder / "tiny-bert"), "mean", Prompts("find: ", ""), 16, 48, "float32", "cpu")
-    writer = store.open("plan", "tiny", "0" * 20)
-    summary, counters = write_plan(writer, [OpenSource("main", *steps)], model, config)
-    plan = writer.commit(
-        stage_version=1, num_shards={"order": 1}, identity={}, summary=summary, counters=counters,
-        inputs={"groups": groups.key},
-    )  # fmt: skip
-    task = TrainTask(plan, steps[0], store.open("train", "tiny-tuned", "1" * 20), model, config, 1, None)
-    return model_card(task, 32)
+    return card_of(folder, {"main": (data, groups_step(data))}, config)
 
 
 def test_it_says_what_the_model_was_made_of(card):
@@ -51,6 +68,21 @@ def test_it_says_what_the_model_was_made_of(card):
     settings = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])["train"]
     assert settings["temperature"] == 0.02 and settings["lora"]["rank"] == 4
     assert settings["loss"][0]["name"] == "infonce"
+
+
+def test_every_data_set_that_was_trained_on_is_named_with_its_rows(card, folder):
+    (line,) = [line for line in card.splitlines() if line.startswith("| data")]
+    assert line.startswith("| data | `tiny-") and line.endswith(", 60 rows |")
+    sets = {name: set_step(name, 1000 * place) for place, name in enumerate(("main", "second", "third"), 1)}
+    stages = [{"data": ["main"], "epochs": 3}, {"data": ["main", "second"]}]
+    several = card_of(folder, sets, TrainConfig(num_negatives=2, batch_size=8, stages=stages))
+    named = [line for line in several.splitlines() if line.startswith("| data")]
+    expected = []
+    for name, rows in (("main", 4 * SIZE), ("second", SIZE)):
+        data, groups = (step.key.rpartition("/")[2] for step in sets[name])
+        expected.append(f"| data, {name} | `{data}`, groups `{groups}`, {rows} rows |")
+    assert named == expected
+    assert f"{5 * SIZE} rows in" in several
 
 
 def test_it_names_no_path_and_no_account(card, folder):

@@ -20,7 +20,7 @@ from pipelines.train.engine import deepspeed_config
         ("checkpoint_every_steps", 0), ("checkpoint_every_minutes", 0), ("max_loss_ratio", 1.0), ("max_loss_steps", 0),
         ("dev", {"metric": "ndcg"}), ("dev", {"metric": "map@10"}), ("dev", {"patience": 0}), ("dev", {"keep": "all"}),
         ("dev", {"every_steps": 0}), ("dev", {"split": "validation"}), ("wandb", ""), ("mlflow", ""),
-        ("learning_rat", 1e-5),
+        ("learning_rat", 1e-5), ("few_shot", -1), ("few_shot", None),
     ],
 )  # fmt: skip
 def test_refuses(key, value):
@@ -54,6 +54,8 @@ def test_a_loss_is_one_or_a_list_and_infonce_without_a_name():
         ({"warmup_steps": 5, "warmup_ratio": 0.2}, "warmup_steps"),
         ({"lora": {}, "only_train": ["*"]}, "lora.targets"),
         ({"num_negatives": 0, "loss": {"name": "clp"}}, "set num_negatives to 1"),
+        ({"few_shot": 5, "batch_size": 5}, "set batch_size to 6 or more, or few_shot to 4"),
+        ({"few_shot": 1, "stages": [{}, {"batch_size": 1}]}, "set batch_size to 2 or more, or few_shot to 0"),
         ({"num_negatives": 0, "loss": {"in_batch_negatives": False}}, "set num_negatives to 1"),
         (
             {

@@ -12,15 +12,8 @@ from models.prompts import Prompts
 from pipelines.model import Model, ModelConfig
 from pipelines.steps import Step
 from pipelines.train.config import UNFELT, TrainConfig
-from pipelines.train.pipeline import (
-    RUN_NAME,
-    forget_torn_snapshot,
-    num_workers,
-    plan_step,
-    scale,
-    train_step,
-    training_dtype,
-)
+from pipelines.train.pipeline import plan_step, train_step, training_dtype
+from pipelines.train.ranks import RUN_NAME, forget_torn_snapshot, num_workers, scale
 from tests.tiny_training import make_model
 
 

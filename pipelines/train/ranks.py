@@ -1,0 +1,178 @@
+"""The ranks of a training on Ray Train: started, started again where one is lost, asked to end."""
+
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from cluster.artifacts import Artifact, ArtifactWriter
+from cluster.errors import UserError
+from cluster.storage import MissingObject
+from models.errors import ModelError
+from pipelines.steps import Work
+from pipelines.train.task import TrainTask
+
+if TYPE_CHECKING:
+    from cluster.session import Session
+    from pipelines.train.following import Follower
+
+MAX_FAILURES = 3
+"""Lost workers that one training survives."""
+RUN_NAME = "ranks"
+"""Ray Train's folder in the scratch; a training goes on from there with any number of workers."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks of one training, which may start and end several times.
+
+    Args:
+        task: Of the whole training.
+        session: The cluster.
+        follower: Shows how far they are, and knows whether they were asked to end.
+    """
+
+    task: TrainTask
+    session: "Session"
+    follower: "Follower"
+
+    def train(self, plan: Artifact, until: int | None = None, result: ArtifactWriter | None = None) -> None:
+        """Train from the last checkpoint on, if there is one, and export the model.
+
+        Args:
+            plan: Whose batches are taken from there on.
+            until: Steps to end after. None: all.
+            result: Takes the model. None: the training's own artifact.
+
+        Raises:
+            UserError, ModelError: The training cannot go on.
+            KeyboardInterrupt: It was asked to end, and has written a checkpoint instead of a model.
+        """
+        import ray
+
+        from pipelines.train.failures import raise_failure
+
+        self.follower.begin()
+        first = None if plan.manifest.key == self.task.plan.manifest.key else self.task.plan
+        task = replace(self.task, plan=plan, first_plan=first, until=until, result=result)
+        _fit(task, self.session)
+        raise_failure(ray.get(task.board.failure.remote()), plan)
+        exported = (result or task.writer).finished("training_steps")
+        if self.follower.stopping and not exported:
+            raise KeyboardInterrupt
+        assert exported
+
+    def train_until(self, plan: Artifact, until: int, work: Work) -> Artifact:
+        """Train up to a step, and commit the model as it is then as the artifact of ``work``."""
+        self.train(plan, until, work.writer)
+        return self.commit(work)
+
+    def commit(self, work: Work) -> Artifact:
+        """Commit what was exported.
+
+        Raises:
+            KeyboardInterrupt: The training was asked to end meanwhile; the artifact is there.
+        """
+        tables = {"training_steps": 1} | ({"training_metrics": 1} if self.task.config.dev else {})
+        summary = {
+            "steps": work.writer.finished("training_steps")[0].rows,
+            "dtype": self.task.model.dtype,
+            "device": self.task.model.device,
+            "workers": num_workers(self.session),
+        }
+        artifact = work.commit(tables, summary)
+        if self.follower.stopping:
+            raise KeyboardInterrupt
+        return artifact
+
+
+def num_workers(session: "Session") -> int:
+    """Return the most ranks: as the definition says, on the embedded cluster no more than fit."""
+    most = scale(session)
+    return most if isinstance(most, int) else most[1]
+
+
+def scale(session: "Session") -> int | tuple[int, int]:
+    """Return the number of ranks, or the fewest and the most where training is elastic.
+
+    The embedded cluster does not grow: it takes as many as fit.
+    """
+    wanted = session.definition.role("train").workers or 1
+    fewest, most = (wanted, wanted) if isinstance(wanted, int) else wanted
+    if session.definition.is_local:
+        return min(most, session.pool("train")[1])
+    return most if fewest == most else (max(1, fewest), most)
+
+
+def run_rank(task: TrainTask) -> None:
+    """Train on one rank, in a process group with the others; what Ray Train runs on every worker.
+
+    An error of ours would come again: it is posted, the ranks that Ray Train starts anew find it and leave, and the
+    driver raises it. Any other failure is a lost worker, which they make good.
+    """
+    import ray
+
+    from cluster.process_group import join_process_group
+    from pipelines.train.worker import train_worker
+
+    if ray.get(task.board.failure.remote()) is not None:
+        return
+    join_process_group("nccl" if task.model.device == "cuda" else "gloo")
+    try:
+        train_worker(task)
+    except (UserError, ModelError) as error:
+        ray.get(task.board.fail.remote(error))
+        raise
+
+
+def _fit(task: TrainTask, session: "Session") -> None:
+    import ray
+    from ray.exceptions import RayActorError
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    asked = session.resources("train")
+    resources = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"], "memory": asked.get("memory", 0)}
+    trainer = DataParallelTrainer(
+        partial(run_rank, task),
+        scaling_config=ScalingConfig(
+            num_workers=scale(session),
+            use_gpu=asked["num_gpus"] > 0,
+            resources_per_worker={name: amount for name, amount in resources.items() if amount},
+            label_selector=asked.get("label_selector"),
+        ),
+        run_config=RunConfig(
+            name=RUN_NAME,
+            storage_path=task.writer.scratch_uri,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    forget_torn_snapshot(task.writer)
+    controllers: list[Any] = []
+    # Ray's own handler would turn Ctrl-C into an exit with status 0, and stay in place after the training.
+    trainer._register_sigint_handler = controllers.append
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        for controller in controllers:
+            try:
+                ray.get(controller.abort.remote(), timeout=10)
+            except (RayActorError, ray.exceptions.GetTimeoutError):
+                # The controller ends itself once the workers are gone.
+                continue
+        raise
+
+
+def forget_torn_snapshot(writer: ArtifactWriter) -> None:
+    """Remove the checkpoints of a training that was killed while Ray Train noted down a new one.
+
+    Ray writes that note in place, and could not read half of one.
+    """
+    folder = f"{writer.key}/scratch/{RUN_NAME}"
+    try:
+        json.loads(writer.storage.read(f"{folder}/checkpoint_manager_snapshot.json"))
+    except MissingObject:
+        return
+    except ValueError:
+        writer.storage.delete(folder)

@@ -1,0 +1,47 @@
+"""Negatives mined anew with the model as it stands, every so many steps of one training (ANCE, arXiv 2007.00808)."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from cluster.artifacts import Artifact
+from pipelines.model import Model
+from pipelines.steps import Step, Work
+
+Renew = Callable[[Model], Step]
+"""A model -> the plan of what is mined with it."""
+
+
+def renewed_plan(
+    work: Work, model: Model, every: int, renew: Renew, train: Callable[[Artifact, int, Work], Artifact]
+) -> Artifact:
+    """Train stretch by stretch and mine between two of them; what is there already is taken from the storage.
+
+    Optimizer and learning rates go on from one stretch to the next, and so do the batches: a stretch takes up the plan
+    of its own negatives at the step that it begins with.
+
+    Args:
+        work: Of the whole training.
+        model: That it began with.
+        every: Steps of a stretch.
+        renew: Says what is mined with a model.
+        train: Trains by a plan up to a step, and commits the model as it is then.
+
+    Returns:
+        The plan of the last stretch, which is still to be trained.
+    """
+    plan = work.inputs["plan"]
+    num_steps = int(str(plan.manifest.summary["steps"]))
+    for end in range(every, num_steps, every):
+        until = replace(
+            work.step,
+            label=f"{work.step.label[:70]}-{end}",
+            identity={**work.step.identity, "until": end},
+            run=partial(train, plan, end),
+        )
+        if work.compute(until).num_rows("training_steps") < end:
+            # The dev metric gained no more.
+            break
+        plan = work.compute(renew(model.trained(until)))
+        work.progress.log(f"  [dim]step {end:,}: negatives mined anew with the model as it is[/]")
+    return plan
