@@ -157,6 +157,11 @@ def _not_priced(question: Question, recipe: Recipe) -> list[str]:
             f"queries{of} that the filters starve are searched once more, deeper; how many they are the first "
             "selection tells, so that is not priced"
         )
+    if recipe.train.refresh_every_steps:
+        notes.append(
+            f"mining anew every {recipe.train.refresh_every_steps:,} steps of the training is not priced: each time "
+            "takes as long as the first encode, search and select"
+        )
     if recipe.also and question.is_planned:
         notes.append(f"--documents and --queries are of {MAIN}; what stands under also is taken as it is")
     return notes

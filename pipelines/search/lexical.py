@@ -100,9 +100,10 @@ def _run(work: Work, split: str, depth: int, range_queries: int) -> Artifact:
 
     targets, grid = _plan(work.inputs, split, range_queries)
     table = f"tiles_x{_DEFAULTS.tile_queries}"
-    index = work.compute(lexical_index_step(work.step.inputs["data"]))
+    # Before the tiles' progress begins, as the index has its own; where nobody asks, nothing is indexed.
+    index = work.compute(lexical_index_step(work.step.inputs["data"])) if grid.parts else None
     waiting = open_work(work, grid, table)
-    if waiting.tiles:
+    if waiting.tiles and index is not None:
         task = LexicalTask(work.inputs["data"], index, split, targets.queries, grid, depth, table)
         build = partial(_search_graph, work=work, task=task, num_tiles=len(waiting.tiles))
         for _ in run_waves(work.session, waiting.tiles, build):
