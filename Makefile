@@ -1,8 +1,6 @@
 # One virtual environment, plain pip. PYTHON may name another interpreter (3.11 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
-# Processes that run tests side by side.
-JOBS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 
@@ -42,10 +40,10 @@ check: $(VENV)/.test   ## ruff, mypy, import-linter, typos, conventions
 	$(BIN)/python -m pytest -q tests/conventions
 
 unit: $(VENV)/.test   ## unit tests: no network, no Ray
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/unit
+	$(BIN)/python -m pytest -q tests/unit
 
 integration: $(VENV)/.test   ## integration and end-to-end tests on a real local cluster
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests/e2e tests/integration
+	$(BIN)/python -m pytest -q tests/integration tests/e2e
 
 faults: $(VENV)/.test   ## kill tests: drivers and workers die in the middle, results stay equal
 	$(BIN)/python -m pytest -q tests/faults

@@ -99,6 +99,7 @@ class Board:
         self._tokens_per_s: float | None = None
         self._peak_tokens_per_s: float | None = None
         self._failure: BadLoss | Exception | None = None
+        self._num_failed = 0
         self._stop = False
 
     def begin(self, peak_tokens_per_s: float) -> None:
@@ -131,8 +132,13 @@ class Board:
         return self._stop
 
     def fail(self, error: Exception) -> None:
-        """Take an error that training again would not mend; the first one counts."""
+        """Take a rank's error that training again would not mend; the first one counts."""
         self._failure = self._failure or error
+        self._num_failed += 1
+
+    def num_failed(self) -> int:
+        """Return how many ranks have failed so."""
+        return self._num_failed
 
     def stop(self) -> None:
         """Ask the ranks to write a checkpoint and end."""

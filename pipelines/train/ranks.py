@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from functools import partial
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifacts import Artifact, ArtifactWriter
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_FAILURES = 3
 """Lost workers that one training survives."""
+ALL_FAIL_S = 5.0
+"""What the ranks have to fail of one error."""
 RUN_NAME = "ranks"
 """Ray Train's folder in the scratch; a training goes on from there with any number of workers."""
 
@@ -107,10 +110,12 @@ def scale(session: "Session") -> int | tuple[int, int]:
 def run_rank(task: TrainTask) -> None:
     """Train on one rank, in a process group with the others; what Ray Train runs on every worker.
 
-    An error of ours would come again: it is posted, the ranks that Ray Train starts anew find it and leave, and the
-    driver raises it. Any other failure is a lost worker, which they make good.
+    An error of ours would come again: it is posted, and the driver raises it. Where it came to all ranks they leave;
+    else the others wait for this one, so it fails, and the ranks that Ray Train starts anew find the error and leave.
+    Any other failure is a lost worker, which they make good.
     """
     import ray
+    from torch import distributed
 
     from cluster.process_group import join_process_group
     from pipelines.train.worker import train_worker
@@ -122,7 +127,11 @@ def run_rank(task: TrainTask) -> None:
         train_worker(task)
     except (UserError, ModelError) as error:
         ray.get(task.board.fail.remote(error))
-        raise
+        deadline = monotonic() + ALL_FAIL_S
+        while ray.get(task.board.num_failed.remote()) < distributed.get_world_size():
+            if monotonic() > deadline:
+                raise
+            sleep(0.05)
 
 
 def _fit(task: TrainTask, session: "Session") -> None:
