@@ -8,7 +8,7 @@ from cluster.artifacts import Artifact, ArtifactStore
 from cluster.runs import Run
 from cluster.session import Session
 from pipelines.progress import Progress
-from pipelines.steps import Step, Work
+from pipelines.steps import Step, make
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,8 @@ def _compute(
 ) -> Artifact:
     inputs = {name: by_key[source.key].artifact for name, source in step.inputs.items()}
     present = {name: artifact for name, artifact in inputs.items() if artifact is not None}
-    writer = store.open(step.stage, step.label, step.fingerprint)
-    progress.begin(step.stage)
     try:
-        return step.run(Work(step, present, writer, session, progress))
-    except Exception:
-        # Of two runs at once the one that commits first sweeps the other's shards away: its result is ours too.
-        winner = store.find(step.stage, step.label, step.fingerprint)
-        if winner is None:
-            raise
-        return winner
+        return make(step, present, store.storage, session, progress)
     finally:
         progress.end()
 

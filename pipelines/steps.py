@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cluster.artifacts import Artifact, ArtifactWriter, fingerprint
 from cluster.committed import find_committed
 from cluster.errors import UserError
+from cluster.storage import Storage
 
 if TYPE_CHECKING:
     from cluster.session import Session
@@ -114,12 +115,38 @@ class Work:
         if found is not None:
             return found
         inputs = {name: self.compute(source) for name, source in step.inputs.items()}
-        writer = ArtifactWriter(self.writer.storage, step.stage, step.label, step.fingerprint)
-        self.progress.begin(step.stage)
         try:
-            return step.run(Work(step, inputs, writer, self.session, self.progress))
+            return make(step, inputs, self.writer.storage, self.session, self.progress)
         finally:
             self.progress.begin(self.step.stage)
+
+
+def make(
+    step: Step,
+    inputs: Mapping[str, Artifact],
+    storage: Storage,
+    session: "Session",
+    progress: "Progress",
+) -> Artifact:
+    """Return the artifact of a step that was not there; of two runs at once the one that commits first makes it.
+
+    Args:
+        step: The step.
+        inputs: Artifacts of its inputs, by name.
+        storage: Where it is made.
+        session: The cluster.
+        progress: The live line, which this opens.
+    """
+    writer = ArtifactWriter(storage, step.stage, step.label, step.fingerprint)
+    progress.begin(step.stage)
+    try:
+        return step.run(Work(step, inputs, writer, session, progress))
+    except Exception:
+        # The faster run sweeps the other's shards away: its result is ours too.
+        winner = find_committed(storage, step.key)
+        if winner is None:
+            raise
+        return winner
 
 
 def label_of(text: str) -> str:

@@ -28,6 +28,7 @@ from pipelines.ingest.config import DataConfig
 from pipelines.mine.config import MineConfig, RerankerTeacher, sources_of
 from pipelines.model import ModelConfig
 from pipelines.search.config import Bm25Teacher, DenseTeacher
+from pipelines.train.stages import MAIN
 
 FUSED = {"faiss": False, "torch": False}
 """Search backend -> whether it selects scores in the kernel that computes them."""
@@ -190,7 +191,7 @@ class MinedSet:
     def _keyed(
         self, name: str, stage: str, label: str, work: Work, *depends: object, setting: str = ""
     ) -> Keyed:
-        prefix = "" if self.name == "main" else f"{self.name}."
+        prefix = "" if self.name == MAIN else f"{self.name}."
         step = PlannedStep(
             f"{prefix}{name}", stage, label, work, setting and f"{self._place}{setting}", self.name
         )
@@ -198,7 +199,7 @@ class MinedSet:
 
     @property
     def _place(self) -> str:
-        return "" if self.name == "main" else f"also.{self.name}."
+        return "" if self.name == MAIN else f"also.{self.name}."
 
     def _sized(self, model: ModelConfig | None) -> SizedModel:
         return self.base if model is None else sized_model(model.model_dump(), self.corpus, self.encode)

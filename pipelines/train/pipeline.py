@@ -173,7 +173,8 @@ def _train(work: Work, model: Model, config: TrainConfig, renew: Renew | None) -
         with following(board, num_steps, work.progress, loggers) as follower:
             ranks = Ranks(task, work.session, follower)
             if renew and config.refresh_every_steps:
-                plan = renewed_plan(work, model, config.refresh_every_steps, renew, ranks.train_until)
+                ends = range(config.refresh_every_steps, num_steps, config.refresh_every_steps)
+                plan = renewed_plan(work, model, ends, renew, ranks.train_until)
             ranks.train(plan)
         if config.tensorboard:
             work.writer.put_directory("tensorboard", folder)

@@ -1,6 +1,6 @@
 """Negatives mined anew with the model as it stands, every so many steps of one training (ANCE, arXiv 2007.00808)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +13,11 @@ Renew = Callable[[Model], Step]
 
 
 def renewed_plan(
-    work: Work, model: Model, every: int, renew: Renew, train: Callable[[Artifact, int, Work], Artifact]
+    work: Work,
+    model: Model,
+    ends: Iterable[int],
+    renew: Renew,
+    train: Callable[[Artifact, int, Work], Artifact],
 ) -> Artifact:
     """Train stretch by stretch and mine between two of them; what is there already is taken from the storage.
 
@@ -23,7 +27,7 @@ def renewed_plan(
     Args:
         work: Of the whole training.
         model: That it began with.
-        every: Steps of a stretch.
+        ends: Steps after which negatives are mined anew.
         renew: Says what is mined with a model.
         train: Trains by a plan up to a step, and commits the model as it is then.
 
@@ -31,8 +35,7 @@ def renewed_plan(
         The plan of the last stretch, which is still to be trained.
     """
     plan = work.inputs["plan"]
-    num_steps = int(str(plan.manifest.summary["steps"]))
-    for end in range(every, num_steps, every):
+    for end in ends:
         until = replace(
             work.step,
             label=f"{work.step.label[:70]}-{end}",

@@ -103,8 +103,9 @@ def disk(place):
         options = f"size={kib}k" if not os.path.ismount(folder) else f"remount,size={kib}k"
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"a full disk needs the right to mount a file system: {done.stderr.strip()}")
+        assert not done.returncode, (
+            f"a full disk needs the right to mount a file system: {done.stderr.strip()}"
+        )
 
     yield resize
     if os.path.ismount(folder):
