@@ -20,6 +20,8 @@ from pipelines.steps import Step, Work
 from pipelines.train.config import TrainConfig
 from pipelines.train.pipeline import plan_step, train_step
 
+MARK = "STOPE_TEST_MARK"
+"""Environment variable by which the processes of a session are found."""
 WORDS = [f"w{index}" for index in range(200)]
 NUM_QUERIES, NUM_DOCUMENTS = 60, 100
 SETTINGS = {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -151,3 +152,11 @@ def test_ctrl_c_while_the_workers_start_ends_at_once(start, tmp_path):
         assert training.process.poll() is None
         time.sleep(0.05)
     interrupted(training)
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_queries(start, tmp_path):
+    training = start(tmp_path, "train.learning_rate=1e30")
+    assert training.process.wait(180) != 0
+    told = training.log.read_text()
+    assert re.search(r"step \d+, queries q\d+(.|\n)*not finite|not finite(.|\n)*step \d+, queries q\d+", told)
+    assert not list((tmp_path / "store").glob("train/*/manifest.json"))

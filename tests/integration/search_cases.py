@@ -154,23 +154,6 @@ class Mine:
         )
 
 
-class Rows:
-    """What a graph needs of a Ray dataset, in this process: a cluster's start costs more than all of these tests."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def map(self, function, fn_constructor_args=(), **resources):
-        return Rows(
-            map(function(*fn_constructor_args) if isinstance(function, type) else function, self.rows)
-        )
-
-
-def waves_here(session, rows, build):
-    """Do what ``run_waves`` does, without a cluster."""
-    return iter(build(Rows([dict(row) for row in rows])).rows)
-
-
 def cut(table: pa.Table, rows: int) -> list[pa.Table]:
     return [table.slice(start, rows) for start in range(0, table.num_rows, rows)]
 

@@ -21,9 +21,9 @@ from pipelines.ingest.pipeline import ingest_step
 from pipelines.model import Model
 from pipelines.recipe import load_recipe
 from stope import mistake_in
-from tests.integration.search_cases import waves_here
+from tests.graphs_here import graphs_here
 from tests.tiny_mining import digests, mine, write_collection, write_inputs
-from tests.tiny_training import Silent, compute, local_session
+from tests.tiny_training import Silent, compute
 
 CHAIN = ["data", "dense_embeddings", "dense_candidates", "judge_candidates", "groups", "audit"]
 """Steps of the recipe's mining, each read by the next."""
@@ -34,19 +34,6 @@ STRANGE = [
     "\u00e9", "e\u0301", "\u00a0nbsp\u00a0", "\u202ertl", "0012", "12", "x" * 3000,
 ]  # fmt: skip
 """Ids that a file can hold; the two accents are different strings, and so are the two numbers."""
-
-
-@pytest.fixture(scope="module")
-def session():
-    with local_session() as session:
-        yield session
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Run graphs in this process: what is tested is not their way to a worker."""
-    for module in ("encode.pipeline", "search.pipeline", "search.merging", "score.pipeline"):
-        monkeypatch.setattr(f"pipelines.{module}.run_waves", waves_here)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +108,8 @@ def strange(session, tmp_path_factory):
     qrels = [("test" if number == 3 else "train", *pair) for number, pair in enumerate(pairs)]
     write_collection(folder / "collection", documents, queries, qrels)
     store = ArtifactStore(str(folder / "store"))
-    made = mine(recipe, store, session)
+    with graphs_here():
+        made = mine(recipe, store, session)
     return documents, queries, qrels, made, artifacts_of(store, Run.find(store.storage, "latest"))
 
 

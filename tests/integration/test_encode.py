@@ -18,35 +18,8 @@ from pipelines.index.pipeline import index_step
 from pipelines.ingest.config import TextsConfig
 from pipelines.ingest.pipeline import ingest_step
 from pipelines.model import Model, ModelConfig
-from tests.tiny_training import WORDS, Silent, compute, local_session, make_model
-
-
-class Rows:
-    """What a graph needs of a Ray dataset, in this process: a cluster's start costs more than all of these tests."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def map(self, function, fn_constructor_args=(), **resources):
-        return Rows(
-            map(function(*fn_constructor_args) if isinstance(function, type) else function, self.rows)
-        )
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Run graphs in this process."""
-    monkeypatch.setattr(
-        pipeline,
-        "run_waves",
-        lambda session, rows, build: iter(build(Rows([dict(row) for row in rows])).rows),
-    )
-
-
-@pytest.fixture(scope="module")
-def session():
-    with local_session() as session:
-        yield session
+from tests.graphs_here import graphs_here
+from tests.tiny_training import WORDS, Silent, compute, make_model
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +116,8 @@ def test_the_same_on_a_cluster(session, model, tmp_path, monkeypatch):
     texts = texts_of(45)
     bench = Bench(session, model, tmp_path)
     monkeypatch.setattr(earlier, "BUCKET_KEYS", 16)
-    bench.encode(texts[:30])
+    with graphs_here():
+        bench.encode(texts[:30])
     step = encode_step(bench.data(texts), bench.model, (), EncodeConfig(precision="float32"))
     artifact, codes = bench.compute(step), bench.compute(quantize_step(step, "int8"))
     assert (artifact.manifest.summary["embedded"], artifact.manifest.summary["reused"]) == (15, 30)

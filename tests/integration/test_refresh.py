@@ -12,9 +12,8 @@ from pipelines.model import Model
 from pipelines.recipe import load_recipe
 from pipelines.run import plan
 from pipelines.train.pipeline import train_step
-from tests.integration.search_cases import waves_here
 from tests.tiny_mining import write_inputs
-from tests.tiny_training import Silent, compute, local_session
+from tests.tiny_training import Silent, compute
 
 EVERY, NUM_STEPS, DEPTH = 6, 10, 20
 SETTINGS = (
@@ -25,19 +24,6 @@ SETTINGS = (
     "train={num_negatives: 2, batch_size: 4, epochs: 2, learning_rate: 0.005, temperature: 0.2, dtype: float32, "
     f"warmup_steps: 0, refresh_every_steps: {EVERY}}}",
 )
-
-
-@pytest.fixture(scope="module")
-def session():
-    with local_session() as session:
-        yield session
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Run graphs of Ray Data in this process; the ranks run on the cluster."""
-    for module in ("encode.pipeline", "search.pipeline", "search.merging"):
-        monkeypatch.setattr(f"pipelines.{module}.run_waves", waves_here)
 
 
 def hardest(directory, data, tokenizer):

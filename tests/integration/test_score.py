@@ -14,18 +14,13 @@ from pipelines.score.pipeline import score_step
 from pipelines.score.reranker import Reranker
 from pipelines.score.store import ScoreStore
 from stope import mistake_in
+from tests.graphs_here import graphs_here
 from tests.tiny_rerankers import make_cross_encoder
 from tests.tiny_scoring import candidate_rows, data_step, naive_rerank, over_step, texts
-from tests.tiny_training import Silent, compute, local_session
+from tests.tiny_training import Silent, compute
 
 # Several ranges, groups, partitions and rows, as of a large collection.
 SMALL = {"group_pairs": 30, "row_tokens": 300}
-
-
-@pytest.fixture(scope="module")
-def session():
-    with local_session() as session:
-        yield session
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +109,13 @@ def test_every_pair_is_scored_once_ever(store, session, teacher, directory, shal
 
     # The same once more, the artifact gone: nothing is left to score, and the bytes are the same.
     store.storage.delete(deeper.key)
-    again = run(store, session, teacher, data, 6)
+    with graphs_here():
+        again = run(store, session, teacher, data, 6)
     assert again.manifest.counters["pairs_scored"] == 0 and digests(again) == digests(deeper)
 
     changed = [text if i % 4 else f"{text} w0" for i, text in enumerate(documents)]
-    other = run(store, session, teacher, data_step("other", queries, changed), 6)
+    with graphs_here():
+        other = run(store, session, teacher, data_step("other", queries, changed), 6)
     expected, third = naive(directory, teacher, queries, changed, 6)
     assert_equal(other, expected)
     assert other.manifest.counters["pairs_scored"] == len(set(third) - set(both)) > 0
@@ -141,14 +138,15 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(session, teacher,
     known = ScoreStore(store.storage, teacher.label, teacher.fingerprint).deltas()
     assert len(known) >= 2
     progress = Silent()
-    rough = run(store, session, teacher, data_step(), 3, progress)
+    with graphs_here():
+        rough = run(store, session, teacher, data_step(), 3, progress)
     assert digests(rough) == digests(shallow)
     # What was finished counts from the start; on a slow machine that may be all of it.
     assert progress.done == rough.manifest.summary["pairs"] == shallow.num_rows("candidates")
     assert sum(rough.read("deltas")["pairs"].to_pylist()) == shallow.manifest.counters["pairs_scored"]
 
 
-def test_a_teacher_that_returns_nan_is_told_and_stores_nothing(session, directory, tmp_path):
+def test_a_teacher_that_returns_nan_is_told_and_stores_nothing(session, here, directory, tmp_path):
     store = ArtifactStore(str(tmp_path / "store"))
     broken = shutil.copytree(directory, tmp_path / "broken")
     weights = load_file(broken / "model.safetensors")

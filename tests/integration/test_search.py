@@ -5,37 +5,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.definition import load_definition
 from cluster.errors import UserError
-from cluster.session import Session
 from models.lexical import Bm25
 from pipelines.ranges import query_ranges
 from pipelines.search.by_range import fused_step, random_step
 from pipelines.search.config import IvfConfig, SearchConfig
 from pipelines.search.lexical import lexical_index_step, lexical_step
 from pipelines.search.pipeline import search_step
-from tests.integration.search_cases import Mine, rows_of, tied_embeddings, waves_here
+from tests.graphs_here import graphs_here, waves_here
+from tests.integration.search_cases import Mine, rows_of, tied_embeddings
 
 DEPTH = 12
 CONFIG = SearchConfig(retrieval_depth=DEPTH, max_retrieval_depth=30, range_queries=17, tile_queries=5)
 
 
 @pytest.fixture(scope="module")
-def session():
-    with Session(load_definition("local")) as session:
-        yield session
-
-
-@pytest.fixture(scope="module")
 def mine(session, tmp_path_factory):
     return Mine(tmp_path_factory.mktemp("store"), session, *tied_embeddings(200, 60))
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Run graphs in this process."""
-    for module in ("pipeline", "merging", "lexical", "by_range"):
-        monkeypatch.setattr(f"pipelines.search.{module}.run_waves", waves_here)
 
 
 @pytest.fixture
@@ -50,10 +36,13 @@ def teachers(mine):
     words = lexical_step(mine.data, "train", DEPTH, CONFIG.range_queries)
     chance = random_step(mine.data, "train", DEPTH, 3, CONFIG.range_queries)
     both = fused_step(mine.data, {"dense": dense, "words": words}, DEPTH)
-    return {
-        name: (step, mine.run(step))
-        for name, step in {"dense": dense, "words": words, "chance": chance, "both": both}.items()
-    }
+
+    def run(**steps):
+        return {name: (step, mine.run(step)) for name, step in steps.items()}
+
+    there = run(dense=dense, words=words)
+    with graphs_here():
+        return there | run(chance=chance, both=both)
 
 
 def test_shard_i_of_every_teacher_holds_the_same_queries(mine, teachers):

@@ -7,10 +7,8 @@ from cluster.artifacts import ArtifactStore
 from models.reranker import load_reranker
 from pipelines import schemas
 from pipelines.recipe import load_recipe
-from tests.integration.search_cases import waves_here
 from tests.tiny_mining import mine, write_inputs
 from tests.tiny_scoring import naive_rerank
-from tests.tiny_training import local_session
 
 SHALLOW, DEEP, SCORED, SCORED_DEEPER, NEGATIVES = 6, 30, 5, 20, 2
 MODEL = (
@@ -29,27 +27,8 @@ READ = {
 
 
 @pytest.fixture(scope="module")
-def session():
-    with local_session() as session:
-        yield session
-
-
-@pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     return write_inputs(tmp_path_factory.mktemp("starved"))
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Run graphs in this process; on a cluster each takes ten seconds to set up."""
-    for module in (
-        "search.pipeline",
-        "search.merging",
-        "search.lexical",
-        "search.by_range",
-        "score.pipeline",
-    ):
-        monkeypatch.setattr(f"pipelines.{module}.run_waves", waves_here)
 
 
 def settings(recipe, name, depth, max_depth, scored, scored_deeper=None):

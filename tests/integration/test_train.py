@@ -1,11 +1,12 @@
-"""Training on a real local session: what the artifact holds, how progress is shown, what is refused."""
+"""Training on a real local session: what the artifact holds, what listens, how progress is shown, what is refused."""
 
 import math
 import re
-import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -18,15 +19,9 @@ from pipelines.train.card import HERE
 from pipelines.train.config import DevConfig
 from pipelines.train.dev_cut import make_cut
 from tests.event_files import events
-from tests.tiny_training import NUM_QUERIES, Silent, compute, digests, local_session, training
+from tests.tiny_training import NUM_QUERIES, Silent, compute, digests, training
 
 NUM_STEPS = 2 * math.ceil(NUM_QUERIES / 16)
-
-
-@pytest.fixture(scope="module")
-def session():
-    with local_session() as session:
-        yield session
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +34,50 @@ def store(folder):
     return ArtifactStore(str(folder / "store"))
 
 
+class Listeners(threading.Thread):
+    """Looks, until it is ended, on which addresses the processes that this one started listen."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.addresses, self.of_ranks, self._ended = set(), set(), threading.Event()
+
+    def run(self):
+        while not self._ended.wait(0.2):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    connections = process.net_connections("tcp")
+                    is_rank = "RayTrainWorker" in " ".join(process.cmdline())
+                except psutil.Error:
+                    continue
+                found = {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+                self.addresses |= found
+                self.of_ranks |= found if is_rank else set()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *error):
+        self._ended.set()
+        self.join()
+
+
 @pytest.fixture(scope="module")
-def trained(session, folder, store):
+def listeners():
+    return Listeners()
+
+
+@pytest.fixture(scope="module")
+def trained(session, folder, store, listeners):
     steps, progress = training(folder, session), Silent()
-    artifact = compute(steps["trained"], store, session, progress)
+    with listeners:
+        artifact = compute(steps["trained"], store, session, progress)
     return steps, artifact, progress
+
+
+def test_it_listens_on_the_loopback_only(trained, listeners):
+    assert listeners.of_ranks, "the ranks were not caught while they trained"
+    assert listeners.addresses <= {"127.0.0.1", "::ffff:127.0.0.1"}
 
 
 def test_the_loss_falls_and_every_step_is_recorded(trained):
@@ -101,24 +135,6 @@ class Watching(Silent):
         self.checkpoints |= {path.name for path in self.scratch.glob("*/checkpoint_*") if path.is_dir()}
 
 
-def test_watched_and_saved_by_the_minute_it_is_the_same_training(session, folder, trained):
-    _, quiet, _ = trained
-    settings = {"tensorboard": True, "checkpoint_every_minutes": 1e-4, "checkpoint_every_steps": 1000}
-    step, store = training(folder, session, **settings)["trained"], ArtifactStore(str(folder / "watched"))
-    assert step.fingerprint == quiet.manifest.fingerprint
-    progress = Watching(folder / "watched" / step.key / "scratch")
-    artifact = compute(step, store, session, progress)
-    assert len(progress.checkpoints) > 2
-    files = digests(artifact)
-    (name,) = (name for name in files if name.startswith("tensorboard/"))
-    del files[name]
-    assert files == digests(quiet)
-    table, logged = artifact.read("training_steps").to_pydict(), events(artifact.file(name).parent)
-    for column in ("loss", "learning_rate", "gradient_norm"):
-        assert list(logged[f"train/{column}"].values()) == pytest.approx(table[column], rel=1e-6)
-    assert min(logged["train/tokens_per_s"].values()) > 0
-
-
 DEV = {"split": "train", "queries": 25, "documents": 70, "every_steps": 3, "metric": "recall@3"}
 
 
@@ -134,32 +150,37 @@ def recall_at_3(directory, cut):
     return np.mean(found)
 
 
-def test_what_is_measured_is_what_the_kept_weights_achieve_and_disturbs_nothing(session, folder, trained):
+def test_measured_watched_and_saved_by_the_minute_it_is_the_same_training(session, folder, trained):
     steps, quiet, _ = trained
-    step, progress = training(folder, session, dev=DEV, tensorboard=True)["trained"], Silent()
-    artifact = compute(step, ArtifactStore(str(folder / "measured")), session, progress)
+    watching = {"tensorboard": True, "checkpoint_every_minutes": 1e-4, "checkpoint_every_steps": 1000}
+    step, store = training(folder, session, **watching)["trained"], ArtifactStore(str(folder / "watched"))
+    assert step.fingerprint == quiet.manifest.fingerprint
+    step = training(folder, session, dev=DEV, **watching)["trained"]
+    progress = Watching(folder / "watched" / step.key / "scratch")
+    artifact = compute(step, store, session, progress)
+    assert len(progress.checkpoints) > 2
     assert digests(artifact)["training_steps"] == digests(quiet)["training_steps"]
-    table = artifact.read("training_metrics").to_pydict()
-    assert table["steps"] == [*range(0, NUM_STEPS, 3), *([NUM_STEPS] if NUM_STEPS % 3 else [])]
-    assert set(table["metric"]) == {"recall@3"}
+
+    # What is measured is what the weights that are kept achieve.
+    metrics = artifact.read("training_metrics").to_pydict()
+    assert metrics["steps"] == [*range(0, NUM_STEPS, 3), *([NUM_STEPS] if NUM_STEPS % 3 else [])]
+    assert set(metrics["metric"]) == {"recall@3"}
     data = compute(steps["data"], ArtifactStore(str(folder / "store")), session, Silent())
     model = step.run.keywords["model"].locate({})
     cut = make_cut(data, model, DevConfig(**DEV), 0)
-    assert table["value"][0] == pytest.approx(recall_at_3(folder / "model", cut))
-    assert max(table["value"][1:]) == pytest.approx(recall_at_3(artifact.directory("model"), cut))
-    assert max(table["value"][1:]) > table["value"][0]
+    assert metrics["value"][0] == pytest.approx(recall_at_3(folder / "model", cut))
+    assert max(metrics["value"][1:]) == pytest.approx(recall_at_3(artifact.directory("model"), cut))
+    assert max(metrics["value"][1:]) > metrics["value"][0]
     assert any(re.search(r"\d% of peak  dev recall@3 0\.\d{3}$", note) for note in progress.notes)
-    logged = events(artifact.directory("tensorboard"))
-    assert list(logged["dev/recall_at_3"].values())[1:] == pytest.approx(table["value"][1:], abs=1e-6)
 
-
-def test_without_a_gain_it_stops_early_on_all_ranks(session, folder, store):
-    dev = {**DEV, "every_steps": 1, "patience": 2}
-    step, progress = training(folder, session, dev=dev, learning_rate=1e-12)["trained"], Silent()
-    artifact = compute(step, store, session, progress)
-    assert artifact.read("training_steps").num_rows == 2
-    assert artifact.read("training_metrics").column("steps").to_pylist() == [0, 1, 2]
-    assert len(set(artifact.read("training_metrics").column("value").to_pylist())) == 1
+    table, logged = (
+        artifact.read("training_steps").to_pydict(),
+        events(artifact.directory("tensorboard")),
+    )
+    for column in ("loss", "learning_rate", "gradient_norm"):
+        assert list(logged[f"train/{column}"].values()) == pytest.approx(table[column], rel=1e-6)
+    assert min(logged["train/tokens_per_s"].values()) > 0
+    assert list(logged["dev/recall_at_3"].values())[1:] == pytest.approx(metrics["value"][1:], abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -179,17 +200,6 @@ def diverged(session, folder, trained):
 def test_a_diverging_loss_names_the_step_and_the_queries(diverged):
     step, text, _ = diverged
     assert re.search(rf"step {step}, queries q\d+, .*diverges", text)
-
-
-def test_a_checkpoint_of_another_recipe_is_refused_and_the_settings_are_named(session, folder, diverged):
-    _, _, store = diverged
-    mine, other = (training(folder, session, **more)["trained"] for more in ({}, {"temperature": 0.06}))
-    scratch = Path(store.storage.locate(f"{other.key}/scratch"))
-    shutil.copytree(store.storage.locate(f"{mine.key}/scratch"), scratch)
-    progress = Silent()
-    with pytest.raises(UserError, match=r"another recipe(.|\n)*temperature 0\.05(.|\n)*temperature 0\.06"):
-        compute(other, store, session, progress)
-    assert not progress.seen
 
 
 class Beginning(Silent):
@@ -238,15 +248,20 @@ def test_the_scratch_is_removed_with_the_commit(trained, store):
     assert not [key for key in store.storage.list(artifact.key) if "scratch" in key]
 
 
-def test_zero_3_in_bfloat16_with_dropout_trains_too(session, folder, store):
+def test_zero_3_in_bfloat16_stops_early_on_all_ranks_without_a_gain(session, folder, store):
     settings = {
         "zero_stage": 3,
         "dtype": "bfloat16",
         "dropout": 0.1,
         "gradient_checkpointing": True,
-        "epochs": 1,
+        "learning_rate": 1e-12,
+        "dev": {**DEV, "every_steps": 1, "patience": 2},
     }
     artifact = compute(training(folder, session, **settings)["trained"], store, session, Silent())
+    assert artifact.read("training_steps").num_rows == 2
+    metrics = artifact.read("training_metrics")
+    assert metrics.column("steps").to_pylist() == [0, 1, 2]
+    assert len(set(metrics.column("value").to_pylist())) == 1
     assert set(digests(artifact)) > {"model/model.safetensors", "training_steps"}
 
 
@@ -278,23 +293,21 @@ def test_adapters_on_a_weighted_sum_of_losses_chunk_by_chunk(session, folder, st
     assert rates[1] == pytest.approx(1e-3) and rates[-1] < 1e-3 / 10
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_the_queries(session, folder, store):
-    step = training(folder, session, learning_rate=1e30)["trained"]
-    with pytest.raises(UserError, match=r"not finite") as caught:
-        compute(step, store, session, Silent())
-    assert "step " in str(caught.value) and "queries q" in str(caught.value)
-    assert store.find(step.stage, step.label, step.fingerprint) is None
-
-
-def test_what_does_not_fit_the_model_or_the_plan_is_refused_before_the_first_step(session, folder, store):
-    for settings, words in (
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        # The ranks refuse the first, the driver the second.
         ({"lora": {"targets": ["q_proj"]}}, r"attention\.self\.query"),
         ({"loss": {"name": "soft_labels", "teacher": "judge"}}, r"tiny"),
-    ):
-        step, progress = training(folder, session, **settings)["trained"], Silent()
-        with pytest.raises((UserError, ModelError), match=words):
-            compute(step, store, session, progress)
-        assert not progress.seen
+    ],
+)
+def test_what_does_not_fit_the_model_or_the_plan_is_refused_before_the_first_step(
+    session, folder, store, settings, words
+):
+    step, progress = training(folder, session, **settings)["trained"], Silent()
+    with pytest.raises((UserError, ModelError), match=words):
+        compute(step, store, session, progress)
+    assert not progress.seen
 
 
 def test_more_negatives_than_mined_are_refused_before_training(session, folder, store):

@@ -11,10 +11,10 @@ from pipelines.train.pipeline import plan_step, train_step
 from pipelines.train.sources import Source
 from pipelines.train.stages import SetSettings
 from tests.tiny_sets import SIZE, set_step
-from tests.tiny_training import Silent, compute, local_session, make_model
+from tests.tiny_training import Silent, compute, make_model
 
 
-def test_each_stage_has_its_own_sets_negatives_and_rates(tmp_path):
+def test_each_stage_has_its_own_sets_negatives_and_rates(session, tmp_path):
     make_model(tmp_path / "model")
     train = TrainConfig(
         batch_size=8, dtype="float32", warmup_ratio=0.5, temperature=0.1,
@@ -27,15 +27,14 @@ def test_each_stage_has_its_own_sets_negatives_and_rates(tmp_path):
     )  # fmt: skip
     (data, groups), two = set_step("one", 0), set_step("two", 100, task="sts")
     also = Source("two", *two, Prompts(query="w1 "), {}, SetSettings(num_negatives=2))
-    with local_session() as session:
-        config = ModelConfig(
-            source=str(tmp_path / "model"), max_query_tokens=16, max_document_tokens=48, dtype="float32"
-        )
-        model = Model.resolve(config, session)
-        plan = plan_step(data, groups, model, train, also=[also])
-        store = ArtifactStore(str(tmp_path / "store"))
-        trained = compute(train_step(plan, model, train), store, session, Silent())
-        planned = store.find(plan.stage, plan.label, plan.fingerprint)
+    config = ModelConfig(
+        source=str(tmp_path / "model"), max_query_tokens=16, max_document_tokens=48, dtype="float32"
+    )
+    model = Model.resolve(config, session)
+    plan = plan_step(data, groups, model, train, also=[also])
+    store = ArtifactStore(str(tmp_path / "store"))
+    trained = compute(train_step(plan, model, train), store, session, Silent())
+    planned = store.find(plan.stage, plan.label, plan.fingerprint)
     steps = trained.read("training_steps").to_pydict()
     first, second = planned.manifest.summary["stage_steps"]
     assert (first, len(steps["step"])) == (4 * SIZE // 8, first + second)
