@@ -125,6 +125,14 @@ class Session:
             asked["label_selector"] = {"ray.io/node-group": wanted.group}
         return asked
 
+    def resources_alone(self, role: RoleName) -> dict[str, Any]:
+        """Return the same for work that no actors of another role stand beside.
+
+        On the embedded cluster it takes a whole core: as many processes as cores, each of which imports for seconds.
+        """
+        asked = self.resources(role)
+        return {**asked, "num_cpus": max(1, asked["num_cpus"])} if self.definition.is_local else asked
+
     def num_threads(self, role: RoleName, actors: int) -> int:
         """Return how many threads one of ``actors`` actors of ``role`` computes with, at least 1.
 

@@ -16,7 +16,7 @@ from pipelines.encode.earlier import TABLES
 from pipelines.encode.shards import read_and_tokenize, write_shard
 from pipelines.model import LocatedModel, Model
 from pipelines.steps import Step, Work
-from pipelines.waves import run_waves
+from pipelines.waves import run_tasks, run_waves
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -143,9 +143,7 @@ def _write_index(work: Work, data: Artifact) -> None:
     if buckets == 1:
         write({"bucket": 0})
         return
-    resources = work.session.resources("tokenize")
-    rows = [{"bucket": bucket} for bucket in range(buckets)]
-    for _ in run_waves(work.session, rows, lambda dataset: dataset.map(write, **resources)):
+    for _ in run_tasks(work.session, [{"bucket": bucket} for bucket in range(buckets)], write):
         pass
 
 
@@ -270,6 +268,5 @@ def _measure(work: Work, embeddings: Artifact) -> None:
 def _map(
     work: Work, rows: list[dict[str, Any]], function: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
-    resources = work.session.resources("tokenize")
-    for _ in run_waves(work.session, rows, lambda dataset: dataset.map(function, **resources)):
+    for _ in run_tasks(work.session, rows, function):
         work.progress.advance()

@@ -5,7 +5,7 @@ buckets (10 to 60 s of a device), and again a range of candidate shards.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,20 +24,16 @@ from pipelines.score.rows import Portion, settle, take_portion
 from pipelines.score.store import Delta, ScoreStore
 from pipelines.score.tables import DELTAS
 from pipelines.steps import Step, Work
-from pipelines.waves import run_waves
+from pipelines.waves import run_tasks, run_waves
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-    from cluster.session import Session
 
 STAGE_VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
 COUNTERS = ("pairs_scored", "pairs_from_store", "pairs_of_identical_texts")
 """What the manifest counts: pairs of texts scored here, found in the store, and standing for others of the same."""
-
-MAX_TASKS = 1024
-"""Tasks handed to Ray at a time, so that the driver's memory does not grow with the collection."""
 
 
 def score_step(
@@ -92,7 +88,9 @@ def _run(work: Work, reranker: Reranker, config: ScoreConfig) -> Artifact:
         ranges = [row for row in ranges if row["shards"]]
         work.progress.note("ranking")
         scored = tuple(writer.finished("scored").values())
-        _each(work.session, _rank, ranges, gathering, scored, reranker.config.activation)
+        rank = partial(_rank, work=gathering, scored=scored, activation=reranker.config.activation)
+        for _ in run_tasks(work.session, ranges, rank):
+            pass
     _write_deltas(work)
     return _commit(work, reranker, store, num_shards)
 
@@ -125,7 +123,8 @@ def _gather(work: Work, gathering: Gathering) -> None:
     asked = writer.missing("asked", len(layout.ranges) * num_groups)
     wanted = sorted({index // num_groups for index in asked if index % num_groups in groups})
     ranges = [{"range": index} for index in wanted]
-    _each(work.session, _ask, ranges, gathering)
+    for _ in run_tasks(work.session, ranges, partial(_ask, work=gathering)):
+        pass
     finished = writer.finished("asked")
     pieces = [
         {
@@ -134,7 +133,8 @@ def _gather(work: Work, gathering: Gathering) -> None:
         }
         for group in groups
     ]
-    _each(work.session, _join, pieces, gathering)
+    for _ in run_tasks(work.session, pieces, partial(_join, work=gathering)):
+        pass
 
 
 def _score(
@@ -182,29 +182,6 @@ def _graph(
         )
         .map(partial(_finish, writer=work.writer, store=store), **beside)
     )
-
-
-def _each(
-    session: "Session", task: Callable[..., int], rows: Sequence[dict[str, Any]], *shared: object
-) -> None:
-    """Run ``task(row, *shared)`` on every row, a bounded number at a time; an error of one is raised here.
-
-    Plain tasks: an execution of Ray Data takes ten seconds to set up, which small collections would feel.
-    """
-    if not rows:
-        return
-    session.start()
-    import ray
-
-    remote = ray.remote(**session.resources("tokenize"))(task)
-    held = [ray.put(each) for each in shared]
-    running: list[Any] = []
-    for row in rows:
-        if len(running) == MAX_TASKS:
-            finished, running = ray.wait(running)
-            ray.get(finished)
-        running.append(remote.remote(row, *held))
-    ray.get(running)
 
 
 def _ask(row: dict[str, Any], work: Gathering) -> int:

@@ -16,7 +16,7 @@ from pipelines.search.queries import find_targets, labelled_pairs, pairs_of
 from pipelines.search.random_order import random_documents
 from pipelines.search.tables import candidates_table
 from pipelines.steps import Step, Work
-from pipelines.waves import run_waves
+from pipelines.waves import run_tasks
 
 RANDOM_VERSION = 1
 FUSED_VERSION = 1
@@ -126,10 +126,8 @@ def _map_ranges(
     write: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> None:
     work.progress.total(num_ranges, "ranges", done=num_ranges - len(rows))
-    if rows:
-        resources = work.session.resources("tokenize")
-        for _ in run_waves(work.session, rows, lambda ranges: ranges.map(write, **resources)):
-            work.progress.advance()
+    for _ in run_tasks(work.session, rows, write):
+        work.progress.advance()
 
 
 def write_random(

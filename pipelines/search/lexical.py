@@ -13,7 +13,7 @@ from pipelines.search.grid import Grid, plan_parts
 from pipelines.search.merging import merge_ranges, open_work
 from pipelines.search.queries import Targets, find_targets
 from pipelines.steps import Step, Work
-from pipelines.waves import run_waves
+from pipelines.waves import run_tasks, run_waves
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -130,8 +130,7 @@ def _run_index(work: Work) -> Artifact:
     data = work.inputs["data"]
     work.progress.note("indexing words")
     build = partial(build_index, writer=work.writer, data=data)
-    resources = work.session.resources("search")
-    for _ in run_waves(work.session, [{"index": 0}], lambda rows: rows.map(build, **resources)):
+    for _ in run_tasks(work.session, [{"index": 0}], build, "search"):
         work.progress.note("")
     return work.commit({}, {"num_documents": data.num_rows("documents")})
 

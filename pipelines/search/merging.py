@@ -12,10 +12,10 @@ from pipelines import schemas
 from pipelines.search.grid import Grid
 from pipelines.search.tiles import merge_tiles
 from pipelines.steps import Work
-from pipelines.waves import run_waves
+from pipelines.waves import run_tasks
 
 if TYPE_CHECKING:
-    from ray.data import Dataset
+    pass
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,8 @@ def merge_ranges(work: Work, grid: Grid, ranges: list[int], table: str, depth: i
             tiles = [finished[grid.tile(group, number)].model_dump(mode="json") for group in groups]
             parts[part.query_range].append(tiles)
     rows = [{"range": index, "parts": json.dumps(tiles)} for index, tiles in parts.items()]
-    for _ in run_waves(work.session, rows, partial(_merge_graph, work=work, depth=depth)):
+    for _ in run_tasks(work.session, rows, partial(merge_range, writer=work.writer, depth=depth)):
         work.progress.advance()
-
-
-def _merge_graph(ranges: "Dataset", work: Work, depth: int) -> "Dataset":
-    merge = partial(merge_range, writer=work.writer, depth=depth)
-    return ranges.map(merge, **work.session.resources("tokenize"))
 
 
 def merge_range(row: dict[str, Any], writer: ArtifactWriter, depth: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipelines.search.merging import merge_ranges, open_work
 from pipelines.search.queries import Targets, find_targets
 from pipelines.search.recall import exact_documents, recall, sample_queries
 from pipelines.steps import Step, Work
-from pipelines.waves import run_waves
+from pipelines.waves import run_tasks, run_waves
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -140,11 +140,10 @@ def _with_lists(
     """Train the centroids and assign the groups that ``tiles`` need; name both to the tiles."""
     writer, embeddings, config = work.writer, task.embeddings, task.config.ivf
     num_lists(embeddings, config)  # refuses before anything starts
-    resources = work.session.resources("search")
     if writer.missing(CENTROIDS, 1):
         train = partial(write_centroids, writer=writer, embeddings=embeddings, config=config)
         work.progress.note("training lists")
-        for _ in run_waves(work.session, [{"index": 0}], lambda rows: rows.map(train, **resources)):
+        for _ in run_tasks(work.session, [{"index": 0}], train, "search"):
             work.progress.note("")
     centroids = writer.finished(CENTROIDS)[0]
     groups = task.grid.document_groups
@@ -153,9 +152,8 @@ def _with_lists(
     assign = partial(
         write_lists, writer=writer, embeddings=embeddings, groups=groups, centroids=centroids, table=table
     )
-    if rows:
-        for _ in run_waves(work.session, rows, lambda missing: missing.map(assign, **resources)):
-            work.progress.note("assigning lists")
+    for _ in run_tasks(work.session, rows, assign, "search"):
+        work.progress.note("assigning lists")
     lists = {index: shard.model_dump_json() for index, shard in writer.finished(table).items()}
     named = [{**tile, "lists": lists[int(str(tile["group"]))]} for tile in tiles]
     return replace(task, centroids=centroids), named

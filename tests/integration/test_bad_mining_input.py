@@ -291,11 +291,11 @@ def test_a_broken_tile_of_a_search_under_way_is_named(here, session, calm, copie
     for each in CHAIN[2:]:
         store.storage.delete(keys[each])
 
-    def stops(session, rows, build):
+    def stops(session, rows, function):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("pipelines.search.merging.run_waves", stops)
+        patched.setattr("pipelines.search.merging.run_tasks", stops)
         mine(calm / "recipe.yaml", store, session)
     tile = next(Path(store.storage.locate(keys["dense_candidates"])).glob("tiles_*.parquet"))
     flip(tile)
