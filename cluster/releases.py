@@ -85,7 +85,7 @@ def find(store: ArtifactStore, name: str) -> ReleaseRecord:
 
 @contextmanager
 def opened(store: ArtifactStore, record: ReleaseRecord) -> Iterator[Path]:
-    """Yield a local folder with release.json, model/, index.faiss and documents.parquet, removed at the end.
+    """Yield a local folder with release.json, model/ and the files of the index, removed at the end.
 
     Raises:
         UserError: An artifact of the release is gone or damaged.
@@ -95,6 +95,6 @@ def opened(store: ArtifactStore, record: ReleaseRecord) -> Iterator[Path]:
         folder = Path(name)
         (folder / "release.json").write_text(json.dumps(record.manifest, indent=2))
         (folder / "model").symlink_to(model.directory("model"))
-        for file in ("index.faiss", "documents.parquet"):
-            (folder / file).symlink_to(index.file(file))
+        for stored in index.manifest.files:
+            (folder / stored.name).symlink_to(index.file(stored.name))
         yield folder

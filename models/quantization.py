@@ -36,7 +36,7 @@ def truncate(emb_ND: np.ndarray, dimension: int) -> np.ndarray:
             "embeddings cannot be cut to this dimension",
             got=str(dimension),
             expected=f"1 to {emb_ND.shape[1]}, the model's own",
-            fix="lower encode.dimension, or set it to null for all components",
+            fix="lower the dimension, or set it to null for all components",
         )
     kept_ND = emb_ND[:, :dimension].astype(np.float32)
     norm_N1 = np.linalg.norm(kept_ND, axis=1, keepdims=True)

@@ -3,13 +3,50 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.errors import ModelError
 from models.layout import describe_model, file_digest, model_digest, tokenizer_digest
 from models.prompts import Prompts
 
 MANIFEST_NAME = "release.json"
+
+
+class RecallEntry(BaseModel):
+    """What an index finds of the documents that an exact search finds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    k: int = Field(ge=1)
+    """Documents of a query that are compared."""
+    value: float = Field(ge=0, le=1)
+    """Share of them that the index finds too."""
+    num_queries: int = Field(ge=1)
+    asked: Literal["queries", "documents"]
+    """What was asked: queries of the data, or documents where it has none."""
+
+
+class EmbeddingsEntry(BaseModel):
+    """The file of the whole embeddings, which is mapped into memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    """Relative to the release's directory."""
+    sha256: str
+
+
+class RescoreEntry(BaseModel):
+    """How the candidates of an index of codes are scored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    multiplier: int = Field(ge=1)
+    """Candidates for each document asked for."""
+    embeddings: EmbeddingsEntry | None
+    """What they are scored with; None: what their codes stand for."""
+    recall: RecallEntry | None
+    """Measured when the index was built; None: it was not."""
 
 
 class IndexEntry(BaseModel):
@@ -23,7 +60,20 @@ class IndexEntry(BaseModel):
     model_digest: str
     """Of the model that embedded the documents."""
     num_documents: int = Field(ge=0)
-    kind: Literal["flat"] = "flat"
+    kind: Literal["flat", "int8", "binary"] = "flat"
+    """What it holds of a component: a number, a byte, a bit."""
+    dimension: int | None = Field(default=None, ge=1)
+    """Components that it holds, the first ones; None: all."""
+    num_bytes: int | None = Field(default=None, ge=0)
+    """Of memory, without the mapped file; None: not stated."""
+    rescore: RescoreEntry | None = None
+    """None: it is flat, holds all components and is searched exactly."""
+
+    @model_validator(mode="after")
+    def _codes_are_rescored(self) -> "IndexEntry":
+        if self.rescore is None and (self.kind != "flat" or self.dimension is not None):
+            raise ValueError(f"an index of kind {self.kind} and dimension {self.dimension} says no `rescore`")
+        return self
 
 
 class ReleaseManifest(BaseModel):
@@ -99,7 +149,7 @@ def check_model(manifest: ReleaseManifest, model_directory: str | Path) -> None:
 
 
 def check_index(manifest: ReleaseManifest, directory: str | Path) -> Path | None:
-    """Refuse an index that another model built, or whose file has changed.
+    """Refuse an index that another model built, or one of whose files has changed.
 
     Args:
         manifest: Of the release.
@@ -109,29 +159,36 @@ def check_index(manifest: ReleaseManifest, directory: str | Path) -> Path | None
         The index file; None where the release has none.
 
     Raises:
-        ModelError: The index belongs to another model, is missing or has other bytes.
+        ModelError: The index belongs to another model, or a file of it is missing or has other bytes.
     """
-    if manifest.index is None:
+    index = manifest.index
+    if index is None:
         return None
     where = f"release {manifest.name}"
-    path = Path(directory) / manifest.index.path
-    if manifest.index.model_digest != manifest.model_digest:
+    if index.model_digest != manifest.model_digest:
         raise ModelError(
             "the index was built by another model",
             where,
-            got=manifest.index.model_digest,
+            got=index.model_digest,
             expected=manifest.model_digest,
             fix="build the index with this release's model",
         )
+    _check_file(Path(directory) / index.path, index.sha256, "index file", where)
+    embeddings = index.rescore.embeddings if index.rescore else None
+    if embeddings is not None:
+        _check_file(Path(directory) / embeddings.path, embeddings.sha256, "file of embeddings", where)
+    return Path(directory) / index.path
+
+
+def _check_file(path: Path, sha256: str, what: str, where: str) -> None:
     if not path.is_file():
-        raise ModelError("the index file is missing", where, expected=str(path), fix="build the index again")
+        raise ModelError(f"the {what} is missing", where, expected=str(path), fix="build the index again")
     found = file_digest(path)
-    if found != manifest.index.sha256:
+    if found != sha256:
         raise ModelError(
-            "the index file has changed since the release",
+            f"the {what} has changed since the release",
             where,
             got=found,
-            expected=manifest.index.sha256,
+            expected=sha256,
             fix="restore the file, or create a new release",
         )
-    return path

@@ -148,6 +148,8 @@ def _conclude(console: Console, run: Run, done: Mapping[str, Done]) -> None:
         metrics = done["metrics"].artifact
         run.set_metrics(metrics.read("metrics").to_pylist())
         show.metrics(console, metrics)
+    if "index" in done and done["index"].artifact:
+        show.index(console, made(done["index"]))
 
 
 def _release(

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue, ValidationError
 
@@ -10,7 +11,11 @@ from cluster.artifacts import Artifact, ArtifactStore
 from cluster.errors import UserError
 from cluster.releases import ReleaseRecord
 from cluster.runs import Run
+from pipelines.index.pipeline import EMBEDDINGS_FILE, INDEX_FILE
 from pipelines.recipe import Recipe
+
+if TYPE_CHECKING:
+    from models.release import IndexEntry
 
 
 def create_release(store: ArtifactStore, run: Run) -> ReleaseRecord:
@@ -36,14 +41,9 @@ def create_release(store: ArtifactStore, run: Run) -> ReleaseRecord:
 
 def _manifest(model: Path, index: Artifact, recipe: Recipe, run: Run) -> dict[str, JsonValue]:
     from models.layout import describe_model, model_digest, tokenizer_digest
-    from models.release import IndexEntry, ReleaseManifest
+    from models.release import ReleaseManifest
 
     description, digest = describe_model(model), model_digest(model)
-    stored = next(file for file in index.manifest.files if file.name == "index.faiss")
-    summary = index.manifest.summary
-    entry = IndexEntry(
-        path=stored.name, sha256=stored.sha256, model_digest=digest, num_documents=summary["num_documents"]
-    )
     manifest = ReleaseManifest(
         name=recipe.name,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -52,13 +52,32 @@ def _manifest(model: Path, index: Artifact, recipe: Recipe, run: Run) -> dict[st
         pooling=description.pooling,
         prompts=description.prompts,
         dimension=description.dimension,
-        dtype=summary["dtype"],
+        dtype=index.manifest.summary["dtype"],
         max_query_tokens=recipe.model.max_query_tokens,
         max_document_tokens=recipe.model.max_document_tokens,
-        index=entry,
+        index=_index_entry(index, digest),
         run_id=run.id,
     )
     return manifest.model_dump(mode="json")
+
+
+def _index_entry(index: Artifact, digest: str) -> "IndexEntry":
+    from models.release import EmbeddingsEntry, IndexEntry
+
+    stored = {file.name: file for file in index.manifest.files}
+    # Those of earlier versions say less, and are flat.
+    facts: dict[str, object] = {
+        name: fact for name, fact in index.manifest.summary.items() if name in IndexEntry.model_fields
+    }
+    rescore = facts.pop("rescore", None)
+    if isinstance(rescore, dict):
+        whole = stored.get(EMBEDDINGS_FILE)
+        embeddings = EmbeddingsEntry(path=whole.name, sha256=whole.sha256) if whole else None
+        facts["rescore"] = {**rescore, "embeddings": embeddings}
+    file = stored[INDEX_FILE]
+    return IndexEntry.model_validate(
+        {"path": file.name, "sha256": file.sha256, "model_digest": digest, **facts}
+    )
 
 
 def _artifact_of(store: ArtifactStore, run: Run, stage: str) -> Artifact:

@@ -13,6 +13,7 @@ from rich.table import Table
 from cluster.artifacts import Artifact
 from cluster.listing import print_rows
 from pipelines.execute import Done
+from pipelines.index.pipeline import EMBEDDINGS_FILE
 from pipelines.steps import Step
 
 LABELS = {"ndcg": "nDCG", "mrr": "MRR", "recall": "recall"}
@@ -132,6 +133,33 @@ def trained_methods(console: Console, metrics: Mapping[str, Sequence[Artifact]])
     console.print(table)
 
 
+def index(console: Console, artifact: Artifact) -> None:
+    """Print what an index of codes takes and finds beside the exact one; nothing of one that is exact itself."""
+    summary: Mapping[str, Any] = artifact.manifest.summary
+    rescore = summary.get("rescore")
+    if rescore is None:
+        return
+    mapped = sum(file.num_bytes for file in artifact.manifest.files if file.name == EMBEDDINGS_FILE)
+    recall = rescore["recall"]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("", "in memory", "mapped file", f"recall@{recall['k']}" if recall else "recall"):
+        table.add_column(name, justify="right" if name else "left")
+    table.add_row("flat, exact", _bytes(summary["exact_bytes"]), "", f"{1:.3f}", style="dim")
+    part = f" of {summary['dimension']} components" if summary["dimension"] else ""
+    table.add_row(
+        f"{summary['kind']}{part}, {rescore['multiplier']} candidates each",
+        _bytes(summary["num_bytes"]),
+        _bytes(mapped) if mapped else "",
+        f"{recall['value']:.3f}" if recall else "not measured",
+    )
+    asked = f", recall of {recall['num_queries']:,} {recall['asked']}" if recall else ""
+    console.print(
+        f"\n[bold]Index[/]  {summary['num_documents']:,} documents{asked}",
+        highlight=False,
+    )
+    console.print(table)
+
+
 def embeddings(console: Console, artifact: Artifact) -> None:
     """Print where the embeddings lie and how many there are."""
     rows, shards = artifact.num_rows("documents"), artifact.num_shards("documents")
@@ -167,6 +195,10 @@ def next_commands(console: Console, release: str, recipe: str, query: str, stora
 def _counts(counts: Mapping[str, int]) -> str:
     present = {name.replace("_", " "): count for name, count in counts.items() if count}
     return ", ".join(f"{escape(name)} {count:,}" for name, count in present.items()) or "none"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
 
 
 def _line(text: str) -> str:

@@ -2,27 +2,23 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-
-import numpy as np
 
 from cluster.errors import UserError
 from models.checkpoint import load_encoder
 from models.inference import BATCH_MULTIPLE
 from models.precision import resolve_device, resolve_dtype
 from models.release import ReleaseManifest, check_index, check_model, read_release
-from models.search.index import read_index
 from models.tokenization import TextTokenizer, padded_length
 from serve.config import ServeConfig
 from serve.embedder import Embedded, Inputs, RequestEmbedder
 from serve.errors import ApiError
 from serve.protocol import SearchResult, Truncate
-from serve.retrieval import DocumentTable
+from serve.retrieval import DOCUMENTS_FILE, Retrieval
 
 MODEL_DIRECTORY = "model"
-DOCUMENTS_FILE = "documents.parquet"
 _TOKEN_BUDGETS = {"cpu": 4_096, "cuda": 32_768}
 
 
@@ -90,14 +86,7 @@ class ServedRelease:
         self.model = manifest.name
         self.dimension = manifest.dimension
         self._dtype = dtype
-        self._search_backend = "faiss" if device == "cpu" else "torch"
-        self._index = read_index(files.index, device) if files.index else None
-        self._documents = (
-            DocumentTable(files.documents, len(self._index)) if self._index is not None else None
-        )
-        if self._index is not None and self._documents is not None and self._documents.row_docs is not None:
-            # Chunks of a document count as one: it is found once, by the best of them.
-            self._index = replace(self._index, row_docs=self._documents.row_docs)
+        self._retrieval = Retrieval(manifest, directory, device) if manifest.index else None
         self._embedder = RequestEmbedder(
             load_encoder(files.model, dtype, device, manifest.pooling),
             tokenizer,
@@ -123,7 +112,7 @@ class ServedRelease:
             "dtype": self._dtype,
             "max_query_tokens": self.manifest.max_query_tokens,
             "max_document_tokens": self.manifest.max_document_tokens,
-            "num_documents": len(self._documents) if self._documents is not None else 0,
+            "num_documents": len(self._retrieval.documents) if self._retrieval else 0,
         }
 
     async def embed(self, inputs: Inputs) -> Embedded:
@@ -142,24 +131,15 @@ class ServedRelease:
         Raises:
             ApiError: As ``embed``; 404 where the release has no index.
         """
-        if self._index is None or self._documents is None:
+        if self._retrieval is None:
             raise ApiError(404, f"release {self.model} has no index", code="no_index")
         embedded = await self._embedder.embed(Inputs(queries, "query", truncate, task=task, param="query"))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._thread, self._find, embedded.embeddings_ND, k
+            self._thread, self._retrieval.find, embedded.embeddings_ND, k
         ), embedded.num_tokens
 
     async def close(self) -> None:
         """Stop; requests that still wait are cancelled."""
         await self._embedder.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def _find(self, q_QD: np.ndarray, k: int) -> list[list[SearchResult]]:
-        assert self._index is not None and self._documents is not None
-        most = min(k, max(1, len(self._documents)))
-        scores_QK, docs_QK = self._index.top_k(q_QD, most, self._search_backend)
-        return [
-            self._documents.results(docs_K, scores_K)
-            for docs_K, scores_K in zip(docs_QK, scores_QK, strict=True)
-        ]

@@ -1,5 +1,8 @@
-"""The documents of a release, found by the position of their embeddings in the index."""
+"""Search in a release: its index, and its documents by the position of their embeddings in the index."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.errors import UserError
+from models.release import ReleaseManifest
+from models.search.index import read_codes, read_index
+from models.search.rescored import RescoredDocuments
 from serve.protocol import SearchResult
 
+DOCUMENTS_FILE = "documents.parquet"
 COLUMNS = ["doc_id", "title", "text"]
 CHUNKS_COLUMN = "chunks"
+
+TopK = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""Query embeddings and k -> scores and documents, [Q, K] each."""
 
 
 class DocumentTable:
@@ -64,4 +74,44 @@ class DocumentTable:
                 doc_id=row["doc_id"], score=float(score), title=row["title"] or None, text=row["text"]
             )
             for row, score in zip(taken, scores_K[found], strict=True)
+        ]
+
+
+class Retrieval:
+    """What a release finds: index and documents, in memory but for what the manifest says is mapped.
+
+    Args:
+        manifest: Of a release that has an index.
+        directory: Of the release.
+        device: Where an exact index is searched; codes are searched by processors.
+
+    Raises:
+        ModelError: The index is not the one that the manifest describes.
+        UserError: The documents are not those of the index.
+    """
+
+    def __init__(self, manifest: ReleaseManifest, directory: Path, device: str) -> None:
+        assert manifest.index is not None
+        entry, path = manifest.index, directory / manifest.index.path
+        rescore = entry.rescore
+        if rescore is None:
+            exact = read_index(path, device)
+            self.documents = DocumentTable(directory / DOCUMENTS_FILE, len(exact))
+            # Chunks of a document count as one: it is found once, by the best of them.
+            exact = replace(exact, row_docs=self.documents.row_docs)
+            self._top_k: TopK = partial(exact.top_k, backend="faiss" if device == "cpu" else "torch")
+            return
+        codes = read_codes(path, entry.kind, entry.dimension or manifest.dimension)
+        self.documents = DocumentTable(directory / DOCUMENTS_FILE, len(codes))
+        whole_ND = np.load(directory / rescore.embeddings.path, mmap_mode="r") if rescore.embeddings else None
+        self._top_k = RescoredDocuments(
+            codes, manifest.dimension, rescore.multiplier, whole_ND, self.documents.row_docs
+        ).top_k
+
+    def find(self, q_QD: np.ndarray, k: int) -> list[list[SearchResult]]:
+        """Return the k best documents of every query, fewer where there are fewer, best first."""
+        scores_QK, docs_QK = self._top_k(q_QD, min(k, max(1, len(self.documents))))
+        return [
+            self.documents.results(docs_K, scores_K)
+            for docs_K, scores_K in zip(docs_QK, scores_QK, strict=True)
         ]

@@ -26,6 +26,7 @@ from models.search.canonical import (
     score_rows,
     tensor_of,
 )
+from models.search.checks import as_float32, checked_queries, max_norm
 
 if TYPE_CHECKING:
     import faiss
@@ -61,9 +62,9 @@ class Documents:
     max_norm: float = field(init=False)
 
     def __post_init__(self) -> None:
-        doc_ND = _as_float32(self.doc_ND, "documents")
+        doc_ND = as_float32(self.doc_ND, "documents")
         object.__setattr__(self, "doc_ND", doc_ND)
-        object.__setattr__(self, "max_norm", _max_norm(doc_ND, "documents", self.first_document))
+        object.__setattr__(self, "max_norm", max_norm(doc_ND, "documents", self.first_document))
         block = self.document_block or _DOCUMENT_BLOCKS[self.device.partition(":")[0]]
         object.__setattr__(self, "document_block", block)
         if self.row_docs is not None and (
@@ -137,17 +138,7 @@ class Documents:
 
     def checked_queries(self, q_QD: np.ndarray, k: int) -> np.ndarray:
         """Return the queries as float32 if they and k can be searched here."""
-        if k < 1:
-            raise ModelError("k counts the documents to find", got=str(k), expected="at least 1")
-        q_QD = _as_float32(q_QD, "queries")
-        if len(self) and q_QD.shape[1] != self.doc_ND.shape[1]:
-            raise ModelError(
-                "queries and documents differ in dimension",
-                got=f"{q_QD.shape[1]} and {self.doc_ND.shape[1]}",
-                expected="embeddings of one model",
-                fix="embed both with the same model and dimension",
-            )
-        return q_QD
+        return checked_queries(q_QD, k, self.doc_ND.shape[1] if len(self) else None)
 
     def survivors(self, k: int) -> int:
         """Return how many rows of a fast search to score again, so that k documents will mostly be among them."""
@@ -178,7 +169,7 @@ class Documents:
         """
         if not self.holds(docs_P).all():
             raise ModelError("a document has no embedding here", got=str(docs_P[~self.holds(docs_P)][0]))
-        queries = tensor_of(_as_float32(q_QD, "queries")).to(self.device)
+        queries = tensor_of(as_float32(q_QD, "queries")).to(self.device)
         if self.row_docs is None or not len(docs_P):
             return self._score(queries, query_P, docs_P - self.first_document)
         first_P = np.searchsorted(self.row_docs, docs_P)
@@ -193,7 +184,7 @@ class Documents:
     def _search_block(
         self, q_QD: np.ndarray, k: int, backend: str, survivors: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        bound = rounding_bound(q_QD.shape[1], _max_norm(q_QD, "queries", 0), self.max_norm)
+        bound = rounding_bound(q_QD.shape[1], max_norm(q_QD, "queries"), self.max_norm)
         raw_QK, rows_QK = SEARCHERS[backend](self, q_QD, survivors)
         scores_QK, docs_QK = self.rank(q_QD, rows_QK, k)
         if survivors == len(self):
@@ -265,26 +256,6 @@ def pair_scores(
     Returns:
         float32 [P].
     """
-    queries, documents = _as_float32(queries_QD, "queries"), _as_float32(documents_ND, "documents")
+    queries, documents = as_float32(queries_QD, "queries"), as_float32(documents_ND, "documents")
     rows = [torch.from_numpy(np.array(rows_P, dtype=np.int64)) for rows_P in (query_rows, document_rows)]
     return score_pairs(tensor_of(queries), tensor_of(documents), *rows).numpy()
-
-
-def _as_float32(x_ND: np.ndarray, name: str) -> np.ndarray:
-    if x_ND.ndim != 2:
-        raise ModelError(f"{name} are no matrix", got=f"shape {x_ND.shape}", expected="one embedding a row")
-    return np.ascontiguousarray(x_ND, dtype=np.float32)
-
-
-def _max_norm(x_ND: np.ndarray, name: str, first: int) -> float:
-    norms_N = np.sqrt(np.einsum("nd,nd->n", x_ND, x_ND))  # numpy's norm would copy the matrix
-    bad = np.flatnonzero(~np.isfinite(norms_N))
-    if len(bad):
-        raise ModelError(
-            f"{name} hold values that are not finite",
-            where=f"row {first + bad[0]}",
-            got=f"{len(bad)} such rows",
-            expected="finite embeddings",
-            fix="embed them again, in float32",
-        )
-    return float(norms_N.max(initial=0.0))

@@ -220,7 +220,7 @@ _REMEDIES: dict[type, str] = {
     ScoreWork: "lower the reranker's token_budget",
     TrainWork: "lower train.batch_size, raise train.zero_stage or set train.gradient_checkpointing",
     LexicalWork: "leave bm25 out: its index of all documents is held by one process",
-    IndexWork: "serve another index: all vectors of a flat one are held by one process",
+    IndexWork: "set index.kind to int8 or binary: one process holds all of an index, and a flat one is the largest",
 }
 
 

@@ -261,14 +261,15 @@ def _evaluate(work: EvaluateWork, rates: Rates) -> Load:  # noqa: ARG001
     return Load(core_seconds=work.num_rows / CANDIDATES_S + work.num_resamples / RESAMPLES_S)
 
 
-def _index(work: IndexWork, rates: Rates) -> Load:  # noqa: ARG001
-    vectors = 4.0 * work.dimension * work.documents.count
-    texts = TEXT_COMPRESSION * work.documents.num_bytes
+def _index(work: IndexWork, rates: Rates) -> Load:
+    held = work.held_bytes * work.documents.count
+    stored = held + work.mapped_bytes * work.documents.count + TEXT_COMPRESSION * work.documents.num_bytes
+    products = work.recall_flops / (rates.of("float32") * rates.shares.search)
     return Load(
-        core_seconds=work.documents.num_bytes / INGEST_BYTES_S,
-        moved_bytes=vectors + 2 * texts,
-        storage_bytes=vectors + texts,
-        host_memory=vectors,
+        core_seconds=work.documents.num_bytes / INGEST_BYTES_S + products,
+        moved_bytes=stored + TEXT_COMPRESSION * work.documents.num_bytes,
+        storage_bytes=stored,
+        host_memory=held,
     )
 
 

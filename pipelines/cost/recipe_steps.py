@@ -7,9 +7,17 @@ from math import ceil
 
 from cluster.definition import RoleName
 from pipelines.cost.corpus import Corpus
+from pipelines.cost.flops import exact_flops
 from pipelines.cost.mined_set import Keyed, MinedSet
 from pipelines.cost.texts import Texts
-from pipelines.cost.works import EvaluateWork, IndexWork, PlannedStep, PlanWork, TrainWork
+from pipelines.cost.works import (
+    COMPONENT_BYTES,
+    EvaluateWork,
+    IndexWork,
+    PlannedStep,
+    PlanWork,
+    TrainWork,
+)
 from pipelines.recipe import Recipe
 from pipelines.train.phases import homogeneous_rows
 from pipelines.train.stages import MAIN, Stage
@@ -92,9 +100,25 @@ def _measuring(recipe: Recipe, main: MinedSet) -> list[PlannedStep]:
     resamples = (rankings + 1) * METRICS * recipe.evaluate.bootstrap_samples * held_out
     steps += [
         PlannedStep("metrics", "evaluate", recipe.evaluate.split, EvaluateWork(rows, resamples)),
-        PlannedStep("index", "index", base.name, IndexWork(base.documents, main.dimension(base))),
+        PlannedStep("index", "index", base.name, _indexing(recipe, main)),
     ]
     return [replace(step, dataset=MAIN) for step in steps]
+
+
+def _indexing(recipe: Recipe, main: MinedSet) -> IndexWork:
+    index, documents, dimension = recipe.index, main.base.documents, main.dimension(main.base)
+    component = COMPONENT_BYTES["float32" if index.kind == "flat" else index.kind]
+    held = ceil((index.dimension or dimension) * component)
+    if index.is_exact:
+        return IndexWork(documents, held)
+    is_mapped = index.rescore_with == "embeddings"
+    asked = min(index.recall_sample, main.corpus.asked(recipe.evaluate.split))
+    return IndexWork(
+        documents,
+        held,
+        mapped_bytes=dimension * COMPONENT_BYTES[recipe.encode.precision] if is_mapped else 0.0,
+        recall_flops=exact_flops(asked, documents.count, dimension),
+    )
 
 
 class _Training:

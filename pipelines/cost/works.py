@@ -199,11 +199,15 @@ class IndexWork:
 
     Args:
         documents: The corpus.
-        dimension: Components of an embedding.
+        held_bytes: Of one document in memory.
+        mapped_bytes: Of its whole embedding in a file beside; 0: there is none.
+        recall_flops: Of the exact search that the index is compared with; 0: it is exact itself.
     """
 
     documents: Texts
-    dimension: int
+    held_bytes: float
+    mapped_bytes: float = 0.0
+    recall_flops: float = 0.0
 
 
 Work = (

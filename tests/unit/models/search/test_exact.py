@@ -11,7 +11,6 @@ from models.errors import ModelError
 from models.search import exact
 from models.search.canonical import rounding_bound, score_pairs, tensor_of
 from models.search.exact import SEARCHERS, Documents, pair_scores, top_k
-from models.search.index import add_embeddings, build_index, read_index, write_index
 from models.search.merge import merge_top_k
 
 D = 48
@@ -191,29 +190,3 @@ def test_refusals(embeddings):
     ):
         with pytest.raises(ModelError, match=message):
             call()
-
-
-def test_index_file(embeddings, tmp_path):
-    q_QD, doc_ND = embeddings
-    index = build_index(D)
-    add_embeddings(index, doc_ND[:300].astype(np.float64))
-    add_embeddings(index, doc_ND[300:])
-    write_index(index, tmp_path / "index.faiss")
-    documents = read_index(tmp_path / "index.faiss")
-    assert len(documents) == 700
-    assert np.array_equal(documents.top_k(q_QD, 20)[1], brute_force(q_QD, doc_ND, 20)[1])
-    with pytest.raises(ModelError, match="differ in dimension"):
-        add_embeddings(index, doc_ND[:, :5])
-
-
-def test_index_refusals(tmp_path):
-    import faiss
-
-    with pytest.raises(ModelError, match="no such index file"):
-        read_index(tmp_path / "index.faiss")
-    (tmp_path / "index.faiss").write_bytes(b"words")
-    with pytest.raises(ModelError, match="cannot read"):
-        read_index(tmp_path / "index.faiss")
-    faiss.write_index(faiss.IndexFlatL2(4), str(tmp_path / "index.faiss"))
-    with pytest.raises(ModelError, match="cannot be searched exactly"):
-        read_index(tmp_path / "index.faiss")

@@ -14,7 +14,7 @@ from pipelines.cost.model import CANDIDATE_BYTES, COSTS, cost_of, default_lists,
 from pipelines.cost.rates import accelerator_rates, processor_rates
 from pipelines.cost.shape import ModelShape
 from pipelines.cost.texts import Texts
-from pipelines.cost.works import EncodeWork, ScoreWork, SearchWork, TrainWork, Work
+from pipelines.cost.works import EncodeWork, IndexWork, ScoreWork, SearchWork, TrainWork, Work
 
 CORE = processor_rates(has_bfloat16=True)
 H100 = accelerator_rates("H100", ACCELERATORS["H100"])
@@ -142,3 +142,14 @@ def test_zero_stages_share_ever_more_of_the_state():
     parameters = SHAPE.num_parameters
     assert needs[0] - needs[1] == pytest.approx(4 * parameters * 7 / 8)
     assert needs[1] - needs[2] == pytest.approx(4 * parameters * 7 / 8)
+
+
+def test_an_index_takes_the_bytes_that_its_documents_hold_in_memory_and_keep_beside():
+    flat = IndexWork(TEXTS, 4 * 384)
+    binary = IndexWork(TEXTS, 384 / 8, mapped_bytes=2 * 384, recall_flops=1e9)
+    whole, small = cost_of(flat, CORE), cost_of(binary, CORE)
+    assert whole.host_memory == 32 * small.host_memory == TEXTS.count * 4 * 384
+    assert whole.storage_bytes - small.storage_bytes == pytest.approx(TEXTS.count * 384 * (4 - 1 / 8 - 2))
+    exact = replace(binary, recall_flops=0.0)
+    more = small.core_seconds - cost_of(exact, CORE).core_seconds
+    assert more == pytest.approx(1e9 / (CORE.of("float32") * CORE.shares.search))
