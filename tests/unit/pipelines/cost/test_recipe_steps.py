@@ -14,6 +14,7 @@ from pipelines.cost.sized import chunked
 from pipelines.cost.texts import Texts
 from pipelines.cost.works import (
     EncodeWork,
+    IndexWork,
     IngestWork,
     LexicalWork,
     PlanWork,
@@ -162,6 +163,19 @@ def test_mixed_and_phased_batches_are_counted_as_they_are_formed(recipe_file, tm
     # Half of the 68 rows, the second epoch, are mixed; the first is of one set a batch.
     phased = ("train.batches.order=phased", "train.batches.mixed_share=0.5")
     assert steps(*phased) == ceil(10 / 4) + ceil(24 / 4) + ceil(34 / 4)
+
+
+def test_an_index_holds_what_the_recipe_says(recipe_file, tmp_path):
+    def index_of(*settings):
+        (work,) = works(plan_of(recipe_file, tmp_path, *settings), IndexWork)
+        return work.held_bytes, work.mapped_bytes, work.recall_flops
+
+    asked = 2.0 * 4 * 40 * 32
+    assert index_of() == (4 * 32, 0, 0)
+    assert index_of("index.kind=binary") == (4, 2 * 32, asked)
+    assert index_of("index.kind=binary", "index.dimension=12") == (2, 2 * 32, asked)
+    assert index_of("index.kind=int8", "index.rescore_with=codes") == (32, 0, asked)
+    assert index_of("index.dimension=8", "index.recall_sample=3") == (4 * 8, 2 * 32, asked * 3 / 4)
 
 
 def test_training_cuts_documents_where_it_is_told_to(recipe_file, tmp_path):
