@@ -1,6 +1,7 @@
 """Any table of texts becomes embeddings; what was embedded before is taken over; smaller forms of the same."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,9 @@ import pytest
 from rich.console import Console
 from sentence_transformers.util import quantize_embeddings
 
+from cluster import releases
 from cluster.artifacts import ArtifactStore
+from cluster.runs import Run
 from models.checkpoint import load_encoder
 from models.inference import embed
 from models.search.index import read_codes
@@ -24,6 +27,11 @@ from pipelines.index.pipeline import index_step
 from pipelines.ingest.config import TextsConfig
 from pipelines.ingest.pipeline import ingest_step
 from pipelines.model import Model, ModelConfig
+from pipelines.recipe import Recipe
+from pipelines.release import create_release
+from serve.config import ServeConfig
+from serve.release import check_release
+from serve.retrieval import Retrieval
 from tests.graphs_here import graphs_here
 from tests.tiny_training import WORDS, Silent, compute, make_model
 
@@ -282,6 +290,34 @@ def test_an_index_of_codes_says_what_it_finds_of_the_exact_search(bench, setting
     show.index(console, made)
     shown = console.file.getvalue()
     assert f"{hits / 250:.3f}" in shown and "recall@10" in shown and "1.000" in shown
+
+
+def test_a_release_binds_the_index_of_codes_and_answers_with_the_scores_of_the_exact_one(bench):
+    data = bench.data(texts_of(60))
+    embeddings = encode_step(data, bench.model, (), EncodeConfig())
+    writer = bench.store.open("train", "tiny", "0" * 20)
+    writer.put_directory("model", Path(bench.model.config.source))
+    trained = writer.commit(stage_version=1, num_shards={}, identity={}, inputs={})
+    texts = {"kind": "texts", "name": "corpus", "path": "corpus.parquet"}
+    settings = bench.model.config.model_dump(mode="json")
+    emb_ND = vectors(bench.compute(embeddings))
+    answers = []
+    for config in (IndexConfig(), IndexConfig(kind="binary", rescore_multiplier=60)):
+        index = bench.compute(index_step(data, embeddings, bench.model, config))
+        recipe = Recipe.model_validate(
+            {"name": config.kind, "data": texts, "model": settings, "index": config}
+        )
+        run = Run.create(bench.store.storage, recipe.model_dump(mode="json"), {}, recipe.name)
+        for artifact in (trained, index):
+            run.record_stage(artifact.key, artifact.manifest.stage, "done", 0, 0.0, False)
+        record = create_release(bench.store, run)
+        with releases.opened(bench.store, record) as folder:
+            manifest = check_release(folder, ServeConfig()).manifest
+            answers.append(Retrieval(manifest, folder, "cpu").find(emb_ND[:5].astype(np.float32), 10))
+    assert answers[0] == answers[1]
+    assert manifest.index.kind == "binary" and manifest.index.num_bytes == 60 * 4
+    assert manifest.index.rescore.multiplier == 60 and manifest.index.rescore.recall.value == 1
+    assert manifest.index.rescore.embeddings.path == "embeddings.npy"
 
 
 def test_what_does_not_fit_the_model_is_refused(bench):
