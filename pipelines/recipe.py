@@ -106,6 +106,14 @@ class Recipe(BaseModel):
                 if rule.num_negatives > mined:
                     key = f"{'' if name == MAIN else f'also.{name}.'}mine.select.num_negatives"
                     raise ValueError(f"{rule.key} ({rule.num_negatives}) exceeds {key} ({mined})")
+        rules = [(name, rule.num_negatives) for stage in self.stages for name, rule in stage.sets.items()]
+        left = any(0 < count < mining[name].select.num_negatives for name, count in rules)
+        if self.train.dynamic_negatives and not left:
+            raise ValueError(
+                "train.dynamic_negatives: all negatives that are mined are taken at once, so none can take the place "
+                f"of others: raise mine.select.num_negatives ({self.mine.select.num_negatives}) above "
+                f"train.num_negatives ({self.train.num_negatives}), which is at least 1"
+            )
         return self
 
     @model_validator(mode="after")

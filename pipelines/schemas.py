@@ -139,13 +139,17 @@ METRICS = _table(
 
 PLAN_ORDER = _table(
     "order",
-    3,
+    4,
     [
         _required("step", pa.int64()),
         _required("stage", pa.int16()),
         _required("query", pa.int64()),
+        # Of the mined groups, counted through all data sets.
+        _required("group", pa.int64()),
         _required("positive", pa.int64()),
+        # Best first; a step takes `taken` of them, the first ones unless the training goes on to later ones.
         _required("negatives", pa.list_(pa.int64())),
+        _required("taken", pa.int32()),
         _required("masked", pa.list_(pa.int64())),
         # Of the positive and of each negative: one score a teacher, in the order of the groups' manifest.
         _required("scores", pa.list_(pa.list_(pa.float32()))),
@@ -161,7 +165,7 @@ PLAN_ORDER = _table(
 
 TRAINING_STEPS = _table(
     "training_steps",
-    2,
+    3,
     [
         _required("step", pa.int64()),
         _required("loss", pa.float64()),
@@ -169,6 +173,7 @@ TRAINING_STEPS = _table(
         _required("gradient_norm", pa.float64()),
         _required("tokens", pa.int64()),
         pa.field("largest_expert_share", pa.float64()),
+        pa.field("replaced_negatives", pa.int64()),
     ],
 )
 

@@ -230,7 +230,7 @@ def _select(work: SelectWork, rates: Rates) -> Load:  # noqa: ARG001
 
 def _plan(work: PlanWork, rates: Rates) -> Load:  # noqa: ARG001
     text_bytes = sum(texts.num_bytes for texts in work.texts)
-    stored = PLAN_TOKEN_BYTES * sum(texts.tokens for texts in work.texts) + GROUP_BYTES * work.num_rows
+    stored = PLAN_TOKEN_BYTES * sum(texts.tokens for texts in work.texts) + GROUP_BYTES * work.num_documents
     return Load(
         core_seconds=text_bytes / TOKENISE_BYTES_S + work.num_rows / PLAN_ROWS_S,
         moved_bytes=stored,

@@ -161,7 +161,16 @@ class _Training:
                 queries.times(one.num_asked),
                 document.times(min(documents, one.corpus.num_documents)),
             ]
-        return PlanWork(sum(sum(self._rows(stage).values()) for stage in self.recipe.stages), tuple(texts))
+        rows = [
+            (stage, name, count) for stage in self.recipe.stages for name, count in self._rows(stage).items()
+        ]
+        num_documents = sum(count * (1 + self._num_planned(stage, name)) for stage, name, count in rows)
+        return PlanWork(sum(count for _, _, count in rows), num_documents, tuple(texts))
+
+    def _num_planned(self, stage: Stage, name: str) -> int:
+        """Return how many negatives the plan holds for a row of a data set."""
+        own = stage.sets[name].num_negatives
+        return self.sets[name].mine.select.num_negatives if stage.dynamic else own
 
     def _train(self) -> TrainWork:
         train, stages = self.recipe.train, self.recipe.stages

@@ -146,10 +146,12 @@ class PlanWork:
 
     Args:
         num_rows: Rows of all batches.
+        num_documents: Positives and negatives of all rows, those that may take the place of others too.
         texts: The distinct queries and documents.
     """
 
     num_rows: int
+    num_documents: int
     texts: tuple[Texts, ...]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from models.losses.batch import Guide, LossBatch
+from models.losses.groups import group_scores
 from pipelines.train.dealing import DealtTexts, Inputs, cut_passes, cut_rows, deal, deal_texts, pad
 from pipelines.train.order import Order
 from pipelines.train.tokens import TokenStore
@@ -28,6 +29,7 @@ class RankBatch:
         positive_B: int64, the column of each row's positive among the gathered documents.
         mask_BN: bool, False where a document is no negative of the row.
         weights_B: 1, or 0 where the row is padding.
+        places_B: int64, the place of each row in the global batch.
         other_BM: bool, True where a query may be pushed away from the row.
         positive_M: int64, the column of the positive of every gathered row.
         group_BG: int64, the columns of each row's positive and negatives.
@@ -48,6 +50,7 @@ class RankBatch:
     positive_B: torch.Tensor
     mask_BN: torch.Tensor
     weights_B: torch.Tensor
+    places_B: torch.Tensor
     other_BM: torch.Tensor
     positive_M: torch.Tensor
     group_BG: torch.Tensor
@@ -91,6 +94,24 @@ class RankBatch:
             answers_BGA=self.answers_BGA.to(device),
             guide=self.guide and self.guide.to(device),
         )
+
+    def score_negatives(self, rows: LossBatch) -> torch.Tensor:
+        """Return the mean score of each row's own negatives, without gradient.
+
+        Args:
+            rows: Of this rank, as ``with_embeddings`` returns them.
+
+        Returns:
+            float32, one a row of the global batch; 0 for rows of other ranks and for those without a negative.
+        """
+        assert rows.group_mask_BG is not None
+        negative_BG = rows.group_mask_BG[:, 1:]
+        scores_BG = group_scores(rows).detach()[:, 1:].masked_fill(~negative_BG, 0.0)
+        mean_B = scores_BG.sum(1) / negative_BG.sum(1).clamp(min=1)
+        own = rows.weights_B > 0
+        scores_n = mean_B.new_zeros(self.num_rows)
+        scores_n[self.places_B.to(mean_B.device)[own]] = mean_B[own]
+        return scores_n
 
 
 def rank_batch(
@@ -145,6 +166,7 @@ def rank_batch(
         positive_B=_columns(dealt.column_of, order.positives[own_rows]),
         mask_BN=torch.from_numpy(_negatives(order, own_rows, rows, dealt)),
         weights_B=torch.from_numpy(weights_B),
+        places_B=torch.from_numpy(own_places),
         other_BM=torch.from_numpy(order.unrelated(own_rows, rows)[:, places_M] & counted_M),
         positive_M=_columns(dealt.column_of, order.positives[rows[places_M]]),
         group_BG=torch.from_numpy(group_BG),
@@ -170,7 +192,9 @@ def _negatives(order: Order, own_rows: np.ndarray, rows: np.ndarray, dealt: Deal
             found = order.documents(rows[order.within(scope, rows)])
             columns[scope] = [dealt.column_of[document] for document in found.tolist()]
         mask_BN[index, columns[scope]] = True
-        mask_BN[index, [dealt.column_of[document] for document in order.masked_of(row)]] = False
+        # Masked is whatever the batch may hold, of which it holds those that are taken.
+        masked = (dealt.column_of.get(document) for document in order.masked_of(row))
+        mask_BN[index, [column for column in masked if column is not None]] = False
     return mask_BN
 
 
@@ -179,7 +203,7 @@ def _columns(column_of: dict[int, int], ordinals: np.ndarray) -> torch.Tensor:
 
 
 def _log_counts(order: Order, rows: np.ndarray, dealt: DealtTexts) -> torch.Tensor | None:
-    negatives = [order.own_group(row)[1:] for row in rows]
+    negatives = [order.negatives_of(row).tolist() for row in rows]
     if all(len(set(some)) == len(some) for some in negatives):
         return None
     counts_BN = np.ones((len(rows), dealt.num_columns), np.float32)
@@ -203,9 +227,9 @@ def _groups(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return group_BG, group_mask_BG, teacher_BGK and answers_BGA of some rows."""
     groups = [order.own_group(row) for row in rows]
-    scores = [order.scores[row].as_py() for row in rows]
+    scores = [order.scores_of(row) for row in rows]
     # The positive answers the row's own query, which is no penalty's concern.
-    answers = [[[], *order.answers[row].as_py()] for row in rows]
+    answers = [[[], *order.answers_of(row)] for row in rows]
     size = max(map(len, groups))
     num_teachers = max((len(each) for row in scores for each in row), default=0)
     num_answers = max(len(each) for row in answers for each in row)

@@ -3,6 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipelines.train.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,8 @@ class StepRecord:
         gradient_norm: Before clipping, over all weights.
         tokens: Of the global batch, padding not counted.
         largest_expert_share: Of its tokens, that one expert of one layer got; None without experts.
+        replaced_negatives: Mined negatives of its rows that give way to others from the next epoch on; None where
+            they are not dynamic.
     """
 
     step: int
@@ -24,6 +30,7 @@ class StepRecord:
     gradient_norm: float
     tokens: int
     largest_expert_share: float | None = None
+    replaced_negatives: int | None = None
 
     @property
     def is_finite(self) -> bool:
@@ -53,10 +60,12 @@ class History:
     Args:
         steps: One record a step.
         evaluations: In their order.
+        turns: Which of its mined negatives each group takes; None where they are not dynamic.
     """
 
     steps: list[StepRecord] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    turns: "Turns | None" = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from torch import distributed
 from pipelines.train.board import Evaluation, History, StepRecord
 from pipelines.train.engine import Trainable
 from pipelines.train.owner import Owner, check_owner
+from pipelines.train.turns import Turns
 from pipelines.train.universal import converted
 
 _TAG = "state"
 _NOTE = "training.json"
+_TURNS = "turns.npz"
 POLL_S = 0.02
 
 
@@ -32,8 +34,12 @@ def write(engine: Any, history: History, owner: Owner, directory: Path) -> None:
     """
     engine.save_checkpoint(str(directory), tag=_TAG, save_latest=False)
     if distributed.get_rank() == 0:
-        note = {"ranks": distributed.get_world_size(), "owner": asdict(owner), "history": asdict(history)}
+        # Turns are arrays and have a file of their own.
+        records = asdict(replace(history, turns=None))
+        note = {"ranks": distributed.get_world_size(), "owner": asdict(owner), "history": records}
         (directory / _NOTE).write_text(json.dumps(note))
+        if history.turns:
+            history.turns.save(directory / _TURNS)
 
 
 def restore(
@@ -56,6 +62,7 @@ def restore(
     history = History(
         [StepRecord(**record) for record in records["steps"]],
         [Evaluation(**record) for record in records["evaluations"]],
+        Turns.load(directory / _TURNS) if (directory / _TURNS).is_file() else None,
     )
     other = note["ranks"] != distributed.get_world_size()
     trainable = make(other)

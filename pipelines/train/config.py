@@ -14,7 +14,14 @@ from pipelines.train.loss_config import (
     plain_terms,
 )
 from pipelines.train.moe_config import MoeConfig
-from pipelines.train.stage_config import BatchesConfig, Order, StageConfig, check_batches
+from pipelines.train.stage_config import (
+    BatchesConfig,
+    DynamicNegativesConfig,
+    Order,
+    StageConfig,
+    check_batches,
+    check_dynamic_negatives,
+)
 
 OWNED_KEYS = {
     "train_batch_size": "batch_size",
@@ -96,6 +103,9 @@ class TrainConfig(BaseModel):
     num_negatives: int = Field(default=1, ge=0)
     """Mined negatives of a query in one step, taken in turn where more were mined. 0: in-batch negatives
     only."""
+    dynamic_negatives: DynamicNegativesConfig | None = None
+    """Begin with the first ranks of what was mined and go on to the next ones, query by query, where the model finds
+    the present ones easy; `{}` takes the defaults. Null: all are taken in turn."""
     in_batch_negatives: bool | None = None
     """Whether documents of other rows are negatives; a loss may leave them out too. Null: yes, except for queries of
     the tasks classification, clustering and sts."""
@@ -243,6 +253,9 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _batches_fit_the_stages(self) -> "TrainConfig":
         check_batches(self.batches, self.orders)
+        if self.dynamic_negatives:
+            epochs = sum(stage.epochs or self.epochs for stage in self.stages) or self.epochs
+            check_dynamic_negatives(epochs, self.refresh_every_steps)
         for size in (self.batch_size, *(stage.batch_size or self.batch_size for stage in self.stages)):
             if self.few_shot >= size:
                 raise ValueError(

@@ -3,6 +3,7 @@
 Shapes: n rows of one rank, N rows of all ranks, D dimensions.
 """
 
+import numpy as np
 import torch
 from torch import distributed
 
@@ -37,9 +38,18 @@ def gather(own_nD: torch.Tensor) -> torch.Tensor:
     return _Gather.apply(own_nD)
 
 
-def add_up(loss: torch.Tensor, wish: int) -> tuple[float, int]:
-    """Return the sum over all ranks of a scalar, without gradient, and of a small number that travels with it."""
-    total = torch.stack([loss.detach(), loss.new_tensor(wish)])
+def add_up(loss: torch.Tensor, wish: int, scores_n: torch.Tensor) -> tuple[float, int, np.ndarray]:
+    """Return the sum over all ranks of a scalar, without gradient, and of what travels with it.
+
+    Args:
+        loss: A scalar.
+        wish: A small number.
+        scores_n: Of the same length on every rank; may be empty.
+
+    Returns:
+        The same three sums on every rank; that of the scores is exact where one rank alone has one that is not 0.
+    """
+    total = torch.cat([torch.stack([loss.detach(), loss.new_tensor(wish)]), scores_n.to(loss.dtype)])
     distributed.all_reduce(total)
-    value, wishes = total.tolist()
-    return value, round(wishes)
+    value, wishes = total[:2].tolist()
+    return value, round(wishes), total[2:].cpu().numpy()

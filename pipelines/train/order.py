@@ -1,6 +1,7 @@
 """The planned batches as flat arrays, as a rank reads them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,26 +16,32 @@ class Order:
         stages: int64 [steps], the stage of each.
         queries: int64 [rows].
         positives: int64 [rows].
-        negatives: One list of ordinals a row.
+        groups: int64 [rows], the mined group of each.
+        negatives: One list of ordinals a row, best first.
+        taken: int64 [rows], how many of them a step takes.
         masked: One list of ordinals a row.
         scores: One list a row, of the teachers' scores of its positive and of each negative.
         answers: One list a row, of the queries that each negative answers.
         tasks: int64 [rows]; equal where data set and task are.
         scopes: Of each row: whose documents are its negatives, see pipelines.train.stages.Scope.
         teachers: Their names.
+        starts: Row -> where the negatives that are taken begin. A row that is not there takes the first ones.
     """
 
     first_rows: np.ndarray
     stages: np.ndarray
     queries: np.ndarray
     positives: np.ndarray
+    groups: np.ndarray
     negatives: pa.ListArray
+    taken: np.ndarray
     masked: pa.ListArray
     scores: pa.ListArray
     answers: pa.ListArray
     tasks: np.ndarray
     scopes: pa.DictionaryArray
     teachers: tuple[str, ...]
+    starts: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def from_table(cls, table: pa.Table, teachers: tuple[str, ...] = ()) -> "Order":
@@ -49,6 +56,8 @@ class Order:
             scopes=table.column("scope").combine_chunks().dictionary_encode(),
             queries=table.column("query").to_numpy(),
             positives=table.column("positive").to_numpy(),
+            groups=table.column("group").to_numpy(),
+            taken=table.column("taken").to_numpy().astype(np.int64),
             teachers=teachers,
             **{
                 name: table.column(name).combine_chunks()
@@ -67,20 +76,46 @@ class Order:
 
     def documents(self, rows: np.ndarray) -> np.ndarray:
         """Return the distinct documents of some rows, rising."""
-        negatives = [self.negatives[row].values.to_numpy() for row in rows]
-        return np.unique(np.concatenate([self.positives[rows], *negatives]))
+        return np.unique(np.concatenate([self.positives[rows], *(self.negatives_of(row) for row in rows)]))
 
     def answered(self, rows: np.ndarray) -> np.ndarray:
         """Return the distinct queries that negatives of some rows answer, rising."""
-        found = [query for row in rows for queries in self.answers[row].as_py() for query in queries]
+        found = [query for row in rows for queries in self.answers_of(row) for query in queries]
         return np.unique(np.asarray(found, np.int64))
 
+    def starting(self, starts: Mapping[int, int]) -> "Order":
+        """Return the same order, where some rows take other negatives."""
+        return replace(self, starts=starts)
+
+    def num_mined(self, rows: np.ndarray) -> np.ndarray:
+        """Return of how many negatives some rows take theirs, int64."""
+        return np.array([len(self.negatives[row]) for row in rows])
+
+    def negatives_of(self, row: int) -> np.ndarray:
+        """Return the negatives that a row takes, int64."""
+        negatives: np.ndarray = self.negatives[row].values.to_numpy()[self._taken(row)]
+        return negatives
+
     def own_group(self, row: int) -> list[int]:
-        """Return the positive of a row, then its negatives."""
-        return [int(self.positives[row]), *self.negatives[row].values.to_pylist()]
+        """Return the positive of a row, then the negatives that it takes."""
+        return [int(self.positives[row]), *self.negatives_of(row).tolist()]
+
+    def scores_of(self, row: int) -> list[list[float | None]]:
+        """Return the teachers' scores of the row's own group."""
+        positive, *negatives = self.scores[row].as_py() or [[]]
+        return [positive, *negatives[self._taken(row)]]
+
+    def answers_of(self, row: int) -> list[list[int]]:
+        """Return the queries that each negative answers which the row takes."""
+        answers: list[list[int]] = self.answers[row].as_py()[self._taken(row)]
+        return answers
+
+    def _taken(self, row: int) -> slice:
+        start = self.starts.get(int(row), 0)
+        return slice(start, start + int(self.taken[row]))
 
     def masked_of(self, row: int) -> list[int]:
-        """Return the documents of the batch that a row must not push away, its positive apart."""
+        """Return the documents that a row must not push away, its positive apart: of all that its batch may hold."""
         masked: list[int] = self.masked[row].values.to_pylist()
         return masked
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from pipelines.train.alike import ALL_DIFFER, Alike
-from pipelines.train.plan import Group, Known, Row, check_negatives, draw_rows, form_batches
+from pipelines.train.plan import Group, Known, Row, check_negatives, check_reserves, draw_rows, form_batches
 from pipelines.train.stages import Stage
 
 Batch = list[Row]
@@ -30,6 +30,7 @@ def plan_order(
     Raises:
         UserError: A data set has fewer negatives than are asked for, or nothing to train on.
     """
+    check_reserves(groups, stages)
     batches: list[Batch] = []
     first_epoch = 0
     for place, stage in enumerate(stages):

@@ -16,8 +16,8 @@ from pipelines.train.stages import MAIN, resolve_stages
 from pipelines.train.task import TrainTask
 from pipelines.train.watching import check_watchers
 
-PLAN_VERSION = 3
-STAGE_VERSION = 3
+PLAN_VERSION = 4
+STAGE_VERSION = 4
 
 
 def plan_step(

@@ -61,8 +61,10 @@ class Row:
         positive: The document it is to find.
         negatives: At most `num_negatives` documents, repeats counted; fewer where fewer were mined.
         masked: Documents of the batch, other than its positive, that the query must not push away.
-        scores: Of the positive and of each negative, one a teacher.
-        answers: Of each negative, the queries it answers.
+        scores: Of the positive and of each negative, those of the reserve too, one a teacher.
+        answers: Of each negative, likewise, the queries it answers.
+        reserve: The ranks behind the negatives, some of which the training may take in their place.
+        group: Number of the group that it was drawn from.
         dataset: Where it comes from.
         task: What its query asks for.
         cluster: Of its query, within the data set.
@@ -76,6 +78,8 @@ class Row:
     masked: tuple[int, ...] = ()
     scores: tuple[Scores, ...] = ()
     answers: tuple[tuple[int, ...], ...] = ()
+    reserve: tuple[int, ...] = ()
+    group: int = 0
     dataset: str = MAIN
     task: str = ""
     cluster: int = 0
@@ -84,8 +88,8 @@ class Row:
 
     @property
     def documents(self) -> tuple[int, ...]:
-        """The positive, then the negatives."""
-        return (self.positive, *self.negatives)
+        """The positive, then the negatives, then the reserve."""
+        return (self.positive, *self.negatives, *self.reserve)
 
 
 def clean_groups(
@@ -145,11 +149,32 @@ def check_negatives(groups: Sequence[Group], stage: Stage) -> None:
             )
 
 
+def check_reserves(groups: Sequence[Group], stages: Sequence[Stage]) -> None:
+    """Refuse dynamic negatives where no group has more than a step takes.
+
+    Raises:
+        UserError: None has.
+    """
+    for stage in stages:
+        for group in groups if stage.dynamic else ():
+            rule = stage.sets.get(group.dataset)
+            if rule and 0 < rule.num_negatives < len(group.negatives):
+                return
+    if any(stage.dynamic for stage in stages):
+        raise UserError(
+            "no query has a negative left to take in place of one that is easy",
+            where="train.dynamic_negatives",
+            expected="more mined negatives than train.num_negatives, which is at least 1",
+            fix="raise mine.select.num_negatives or remove train.dynamic_negatives",
+        )
+
+
 def draw_rows(groups: Sequence[Group], epoch: int, stage: Stage, seed: int, place: int = 0) -> list[Row]:
     """Return one row a group of the stage's data sets, in the order of this epoch.
 
     Positives, and negatives where more were mined than are used, are taken in turn from epoch to epoch, from
-    a place drawn once a group: each is used equally often.
+    a place drawn once a group: each is used equally often. Dynamic negatives are the first ones, the others their
+    reserve.
 
     Args:
         groups: Of all data sets.
@@ -166,15 +191,19 @@ def draw_rows(groups: Sequence[Group], epoch: int, stage: Stage, seed: int, plac
         positive = group.positives[(int(starts[index, 0]) + epoch) % len(group.positives)]
         mined = group.negatives
         count = min(stage.sets[group.dataset].num_negatives, len(mined))
-        first = int(starts[index, 1]) + epoch * count if count < len(mined) else 0
+        in_turn = count < len(mined) and not stage.dynamic
+        first = int(starts[index, 1]) + epoch * count if in_turn else 0
         negatives = tuple(mined[(first + i) % len(mined)] for i in range(count))
+        reserve = mined[count:] if stage.dynamic else ()
         rows.append(
             Row(
                 group.query,
                 positive,
                 negatives,
-                scores=tuple(group.scores.get(document, ()) for document in (positive, *negatives)),
-                answers=tuple(group.answers.get(document, ()) for document in negatives),
+                scores=tuple(group.scores.get(each, ()) for each in (positive, *negatives, *reserve)),
+                answers=tuple(group.answers.get(each, ()) for each in (*negatives, *reserve)),
+                reserve=reserve,
+                group=int(index),
                 dataset=group.dataset,
                 task=group.task,
                 cluster=group.cluster,

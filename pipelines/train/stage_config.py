@@ -53,6 +53,18 @@ class BatchesConfig(BaseModel):
         return (*clustering, *(("regex",) if self.near_duplicate_jaccard else ()))
 
 
+class DynamicNegativesConfig(BaseModel):
+    """When the mined negatives of a query are easy by now and give way to the next ranks (arXiv 2408.15710)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ratio: float = Field(default=1.15, gt=1, allow_inf_nan=False)
+    """They are easy where this times the mean of their cosines, as the training step has them, is below what that was
+    when they were taken first."""
+    max_score: float = Field(default=0.8, gt=0, le=1)
+    """Where that mean is this or more they stay, whatever it was. 1: no bound."""
+
+
 class StageConfig(BaseModel):
     """A stretch of the training with its own data and settings; what is null is as `train` says."""
 
@@ -73,6 +85,28 @@ class StageConfig(BaseModel):
     """Peak; every stage warms up and falls on its own."""
     order: Order | None = None
     """In place of train.batches.order."""
+
+
+def check_dynamic_negatives(epochs: int, refresh_every_steps: int) -> None:
+    """Refuse negatives that give way, but never within the training.
+
+    Args:
+        epochs: Of all stages.
+        refresh_every_steps: As the recipe says.
+
+    Raises:
+        ValueError: They cannot, or would be forgotten.
+    """
+    if epochs < 3:
+        raise ValueError(
+            f"dynamic_negatives compares a query's second epoch with its first and changes the third, and epochs is "
+            f"{epochs}: set epochs to 3 or more, or remove dynamic_negatives"
+        )
+    if refresh_every_steps:
+        raise ValueError(
+            f"dynamic_negatives takes the next ranks of what was mined once, and refresh_every_steps "
+            f"({refresh_every_steps}) mines anew: write one of them"
+        )
 
 
 def check_batches(batches: BatchesConfig, orders: Sequence[Order]) -> None:

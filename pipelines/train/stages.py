@@ -67,6 +67,7 @@ class Stage:
         mixed_share: Share of the rows, the last ones, whose batches mix tasks: 0 for none, 1 for all.
         alpha: A homogeneous batch's task is drawn by its remaining rows to this power.
         across_tasks: Whether documents of another task are negatives in a mixed batch.
+        dynamic: Whether a row begins with its first negatives and may go on to the next ones.
     """
 
     epochs: int
@@ -75,6 +76,7 @@ class Stage:
     mixed_share: float = 1.0
     alpha: float = 1.0
     across_tasks: bool = False
+    dynamic: bool = False
 
     def scope(self, dataset: str, task: str) -> Scope:
         """Return whose documents are negatives of a row of this set and task."""
@@ -141,6 +143,7 @@ def _resolve(config: TrainConfig, sets: Mapping[str, SetSettings], stage: StageC
         mixed_share=shares[stage.order or batches.order],
         alpha=batches.alpha,
         across_tasks=batches.across_tasks,
+        dynamic=config.dynamic_negatives is not None,
     )
 
 

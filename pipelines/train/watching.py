@@ -55,6 +55,8 @@ def numbers(reading: Reading) -> dict[str, float]:
     share = {} if reading.peak_share is None else {"train/peak_share": reading.peak_share}
     used = record.largest_expert_share
     experts = {} if used is None else {"train/largest_expert_share": used}
+    count = record.replaced_negatives
+    replaced = {} if count is None else {"train/replaced_negatives": count}
     return {
         "train/loss": record.loss,
         "train/learning_rate": record.learning_rate,
@@ -62,6 +64,7 @@ def numbers(reading: Reading) -> dict[str, float]:
         "train/tokens_per_s": reading.tokens_per_s,
         **share,
         **experts,
+        **replaced,
         # Of several, which only the first step can have, the last one. MLflow takes no @ in a name.
         **{f"dev/{each.metric.replace('@', '_at_')}": each.value for each in reading.evaluations},
     }

@@ -5,9 +5,10 @@ Shapes: B rows, n documents and a answered queries of this rank, D dimensions.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import ray
 import torch
 from torch import distributed
@@ -31,6 +32,7 @@ from pipelines.train.peak import peak_tokens_per_s
 from pipelines.train.schedule import learning_rates
 from pipelines.train.task import TrainTask
 from pipelines.train.tokens import TokenStore
+from pipelines.train.turns import begin_turns
 
 
 def train_worker(task: TrainTask) -> None:
@@ -46,6 +48,8 @@ def train_worker(task: TrainTask) -> None:
     queries, documents = (TokenStore.load(task.plan.directory(kind)) for kind in ("queries", "documents"))
     shown = TokenStore.load(task.plan.directory("shown_queries")) if config.few_shot else None
     trainable, history = checkpoints.resume_or_begin(task.owner, partial(_make, task))
+    dynamic = config.dynamic_negatives
+    turns = history.turns = history.turns or (begin_turns(order) if dynamic else None)
     saver = checkpoints.Saver(trainable.engine, history, task.owner)
     messenger = Messenger(task.board, config.checkpoint_every_minutes)
     dev = DevWatch(trainable, ray.get(task.cut), config.dev, task.writer, history) if config.dev else None
@@ -63,9 +67,11 @@ def train_worker(task: TrainTask) -> None:
         if dev and dev.ends():
             break
         started = time.monotonic()
-        batch = rank_batch(order, step, rank, world, queries, documents, config.gradcache_chunk, shown)
+        own = turns.taken(order, step) if turns else order
+        batch = rank_batch(own, step, rank, world, queries, documents, config.gradcache_chunk, shown)
         wish = messenger.wish() if rank == 0 else Wish.NOTHING
-        record, agreed = take_step(trainable, batch, step, rates[step], config, wish)
+        note = partial(turns.note, order, step, dynamic) if turns and dynamic else None
+        record, agreed = take_step(trainable, batch, step, rates[step], config, wish, note)
         seconds = time.monotonic() - started
         history.steps.append(record)
         failure = bad_loss(history.steps, batch.queries, config)
@@ -99,6 +105,7 @@ def take_step(
     rate: float,
     config: TrainConfig,
     wish: Wish = Wish.NOTHING,
+    note: Callable[[np.ndarray], int] | None = None,
 ) -> tuple[StepRecord, Wish]:
     """Compute one global batch together with the other ranks and update the weights.
 
@@ -112,6 +119,8 @@ def take_step(
         rate: The learning rate.
         config: Of the training.
         wish: Of rank 0; that of the other ranks is NOTHING.
+        note: Takes the mean score of each row's own negatives, and returns how many of them give way to others. None:
+            none does.
 
     Returns:
         The same record, and the wish of rank 0, on every rank. If the loss is not finite, the weights are left as
@@ -127,7 +136,8 @@ def take_step(
     q_BD, own_nD, own_aD = batch.split(embedded)
     rows = batch.with_embeddings(q_BD, gather(q_BD), gather(own_nD), gather(own_aD))
     loss = objective(rows, batch.teacher_BGK.to(q_BD.device), batch.teachers, config)
-    mean, wishes = add_up(loss, wish)
+    scores_n = batch.score_negatives(rows) if note else loss.new_zeros(0)
+    mean, wishes, scores = add_up(loss, wish, scores_n)
     if not math.isfinite(mean):
         return StepRecord(step, mean, rate, math.nan, batch.num_tokens, balance.largest_share), Wish(wishes)
     for group in engine.optimizer.param_groups:
@@ -138,7 +148,8 @@ def take_step(
         engine.backward(loss * world + balance.loss())
     engine.step()
     norm = float(engine.get_global_grad_norm())
-    return StepRecord(step, mean, rate, norm, batch.num_tokens, balance.largest_share), Wish(wishes)
+    replaced = note(scores) if note else None
+    return StepRecord(step, mean, rate, norm, batch.num_tokens, balance.largest_share, replaced), Wish(wishes)
 
 
 def dropout_seeds(seed: int, step: int, num_passes: Sequence[int]) -> list[int]:

@@ -16,7 +16,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "tests/tiny_training.py")]
 CHECKPOINT_EVERY = 20
-SETTINGS = ["train.epochs=40", "train.zero_stage=2", f"train.checkpoint_every_steps={CHECKPOINT_EVERY}"]
+SETTINGS = [
+    "train.epochs=40",
+    "train.zero_stage=2",
+    f"train.checkpoint_every_steps={CHECKPOINT_EVERY}",
+    'train.dynamic_negatives={"ratio": 1.01, "max_score": 1.0}',
+]
 
 
 class Training:

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from pipelines.train.owner import Owner
 from pipelines.train.plan import Row, mask_collisions
 from pipelines.train.planning import order_table
 from pipelines.train.tokens import TokenStore
+from pipelines.train.turns import begin_turns
 from pipelines.train.worker import take_step
 from tests.rank_processes import run_worlds
 
@@ -79,6 +81,14 @@ SHOWN = {
     "zero-3 few-shot": {"zero_stage": 3, "few_shot": 3, "dropout": 0.2, "gradcache_chunk": 3},
 }
 """The same, where every row asks its query behind examples of its own."""
+DYNAMIC = {
+    "zero-1 dynamic": {},
+    "zero-3 dynamic gradcache": {"zero_stage": 3, "gradcache_chunk": 3},
+}
+"""Cases whose negatives give way as they become easy, and that must equal plain torch with a loop over the queries."""
+RATIO, MAX_SCORE = 1.01, 0.98
+EPOCHS, QUICK = 5, 3e-3
+"""Negatives must become easy within a few steps."""
 CASES = {
     **REFERENCE,
     **ADAPTED,
@@ -148,6 +158,21 @@ def small_plan():
     return order, texts(range(20), 1), texts(range(100, 150), 2)
 
 
+def dynamic_plan():
+    """Five epochs of two batches; some queries have many negatives left, some a few, some none."""
+    known = {query: frozenset({100 + query}) for query in range(9)}
+    # A document of its own group's reserve is a known positive of another query of the batch.
+    known[1] = frozenset({101, 124})
+    mined = {query: tuple(110 + (7 * query + 4 * place) % 40 for place in range(query)) for query in range(9)}
+    mined[4] = (118, 122, 124, 130, 135, 140)
+    batches = []
+    for epoch in range(EPOCHS):
+        drawn = np.random.default_rng((9, epoch)).permutation(9).tolist()
+        rows = [Row(q, 100 + q, mined[q][:2], reserve=mined[q][2:], group=q) for q in drawn]
+        batches += [mask_collisions(part, known) for part in (rows[:5], rows[5:])]
+    return Order.from_table(order_table(batches)), texts(range(9), 1), texts(range(100, 150), 2)
+
+
 def shown_queries(order):
     """Return the tokens of every row's query behind examples."""
     return texts(range(order.first_rows[-1]), 6)
@@ -164,18 +189,19 @@ def with_scores(row):
 
 
 def train(settings, plan, resume_at=None, begun=None, handed_on=None, measured_in=None):
-    """Return weights and what is behind them after three steps.
+    """Return weights and what is behind them after all steps.
 
     Args:
         settings: Of the recipe.
         plan: Order and tokens.
         resume_at: A step before which everything is written, thrown away and read again.
         begun: Folder of a checkpoint to begin from.
-        handed_on: Folder for a checkpoint after the first step.
+        handed_on: Folder for a checkpoint in the middle.
         measured_in: Folder for the best weights; measures before and after each step.
     """
     order, queries, documents = plan
-    config = TrainConfig(**settings, temperature=0.2, learning_rate=RATE)
+    config = TrainConfig(**{"learning_rate": RATE, **settings}, temperature=0.2)
+    dynamic = config.dynamic_negatives
     rank, world = distributed.get_rank(), distributed.get_world_size()
 
     def make(reads_universal):
@@ -189,10 +215,11 @@ def train(settings, plan, resume_at=None, begun=None, handed_on=None, measured_i
         trainable, history = make(False), History()
     measure = watched(trainable, history, plan, measured_in) if measured_in else None
     shown = shown_queries(order) if config.few_shot else None
+    history.turns = history.turns or (begin_turns(order) if dynamic else None)
     for step in range(len(history.steps), order.num_steps):
         if measure:
             measure()
-        if step == 1 and handed_on:
+        if step == order.num_steps // 2 and handed_on:
             checkpoints.write(trainable.engine, history, OWNER, handed_on)
         if step == resume_at:
             with tempfile.TemporaryDirectory() as own:
@@ -204,9 +231,12 @@ def train(settings, plan, resume_at=None, begun=None, handed_on=None, measured_i
                 merge(folders, rank)
                 trainable, history = checkpoints.restore(Path(folders[0]), OWNER, make, "here")
                 distributed.barrier()
-        batch = rank_batch(order, step, rank, world, queries, documents, config.gradcache_chunk, shown)
+        turns = history.turns
+        own = turns.taken(order, step) if turns else order
+        batch = rank_batch(own, step, rank, world, queries, documents, config.gradcache_chunk, shown)
         wish = Wish.SAVE if (rank, step) == (0, 1) else Wish.NOTHING
-        record, agreed = take_step(trainable, batch, step, RATE, config, wish)
+        note = partial(turns.note, order, step, dynamic) if turns else None
+        record, agreed = take_step(trainable, batch, step, config.learning_rate, config, wish, note)
         assert agreed is (Wish.SAVE if step == 1 else Wish.NOTHING)
         history.steps.append(record)
     if measure:
@@ -242,6 +272,15 @@ def outcome(weights, history):
         [record.loss for record in history.steps],
         [record.gradient_norm for record in history.steps],
     )
+
+
+def dynamic(case):
+    bounds = {"ratio": RATIO, "max_score": MAX_SCORE}
+    return {**DYNAMIC[case], "epochs": EPOCHS, "dynamic_negatives": bounds, "learning_rate": QUICK}
+
+
+def replacing(weights, history):
+    return *outcome(weights, history), [record.replaced_negatives for record in history.steps]
 
 
 def small_cut(plan):
@@ -280,8 +319,8 @@ def merge(folders, rank):
     distributed.barrier()
 
 
-def reference(plan, dropout=0.0, shown=False):
-    """The same three steps in plain torch: one process, no DeepSpeed, text by text, loop by loop."""
+def reference(plan, dropout=0.0, shown=False, rate=RATE):
+    """The same steps in plain torch: one process, no DeepSpeed, text by text, loop by loop."""
     order, queries, documents = plan
     asked = shown_queries(order) if shown else queries
     encoder = tiny_encoder().train()
@@ -290,9 +329,10 @@ def reference(plan, dropout=0.0, shown=False):
     matrices = [p for p in encoder.parameters() if p.ndim >= 2]
     others = [p for p in encoder.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}], lr=RATE
+        [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}], lr=rate
     )
-    losses, norms = [], []
+    losses, norms, replaced = [], [], []
+    starts, first_scores = dict.fromkeys(order.groups.tolist(), 0), {}
 
     def embed(store, ordinal, step, kind):
         inputs = store.tokens.take(store.rows(np.asarray([ordinal]))).pad(1)
@@ -301,12 +341,13 @@ def reference(plan, dropout=0.0, shown=False):
 
     for step in range(order.num_steps):
         rows = range(order.first_rows[step], order.first_rows[step + 1])
-        negatives = {row: order.negatives[row].as_py() for row in rows}
+        start = {row: starts[order.groups[row]] for row in rows}
+        negatives = {row: order.negatives[row].as_py()[start[row] :][: order.taken[row]] for row in rows}
         present = sorted(
             {*order.positives[list(rows)].tolist(), *(n for some in negatives.values() for n in some)}
         )
         embedded = {document: embed(documents, document, step, 1) for document in present}
-        total = 0.0
+        total, gone = 0.0, 0
         for row in rows:
             query = embed(asked, row if shown else order.queries[row], step, 0)
             own = int(order.positives[row])
@@ -317,13 +358,21 @@ def reference(plan, dropout=0.0, shown=False):
                 for _ in range(max(1, negatives[row].count(d)))
             ]
             total = total + torch.logsumexp(torch.stack(terms), 0) - query @ embedded[own] / 0.2
+            group, mined, count = int(order.groups[row]), order.negatives[row].as_py(), int(order.taken[row])
+            scores = [float((query @ embedded[d]).detach()) for d in negatives[row]]
+            mean = sum(scores) / max(1, len(scores))
+            first = first_scores.setdefault((group, start[row]), mean)
+            if mean + (RATIO - 1) * abs(mean) < first and abs(mean) < MAX_SCORE:
+                starts[group] = min(start[row] + count, len(mined) - count)
+                gone += starts[group] - start[row]
         loss = total / len(rows)
         optimizer.zero_grad()
         loss.backward()
         norms.append(torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0).item())
         optimizer.step()
         losses.append(loss.item())
-    return {name: p.detach() for name, p in encoder.named_parameters()}, losses, norms
+        replaced.append(gone)
+    return {name: p.detach() for name, p in encoder.named_parameters()}, losses, norms, replaced
 
 
 def gathered_gradient():
@@ -352,9 +401,12 @@ def run_rank(rank, world, folder):
     results = {}
     if folder.name != "again":
         run_cases(world, folder, plan, results)
-    for case in ELASTIC if folder.name in ("2", "again") else ():
+    for case in (*ELASTIC, *DYNAMIC) if folder.name in ("2", "again") else ():
         begun = handed_on(folder, case, 3 - world)
-        results[f"{case} taken over"] = outcome(*train(CASES[case], plan, begun=begun))
+        if case in DYNAMIC:
+            results[f"{case} taken over"] = replacing(*train(dynamic(case), dynamic_plan(), begun=begun))
+        else:
+            results[f"{case} taken over"] = outcome(*train(CASES[case], plan, begun=begun))
     if rank == 0:
         torch.save(results, folder / "results.pt")
     distributed.barrier()
@@ -379,10 +431,15 @@ def run_cases(world, folder, plan, results):
         if world == 2 and case in RESUMED:
             results[f"{case} resumed"] = outcome(*train(settings, plan, resume_at=2))
             results[f"{case} again"] = outcome(*train(settings, plan))
+    for case in DYNAMIC if world < 4 else ():
+        keep = handed_on(folder, case, world)
+        results[case] = replacing(*train(dynamic(case), dynamic_plan(), handed_on=keep))
+        results[f"{case} resumed"] = replacing(*train(dynamic(case), dynamic_plan(), resume_at=7))
     if world == 1:
-        results["reference"] = reference(plan)
-        results["dropout reference"] = reference(plan, dropout=0.2)
-        results["few-shot reference"] = reference(plan, dropout=0.2, shown=True)
+        results["reference"] = reference(plan)[:3]
+        results["dropout reference"] = reference(plan, dropout=0.2)[:3]
+        results["few-shot reference"] = reference(plan, dropout=0.2, shown=True)[:3]
+        results["dynamic reference"] = reference(dynamic_plan(), rate=QUICK)
         results["metric"] = measured(plan)
         results["start"] = tiny_encoder().state_dict()
 

@@ -265,13 +265,16 @@ def test_zero_3_in_bfloat16_stops_early_on_all_ranks_without_a_gain(session, fol
     assert set(digests(artifact)) > {"model/model.safetensors", "training_steps"}
 
 
-def test_adapters_on_a_weighted_sum_of_losses_chunk_by_chunk(session, folder, store):
+def test_adapters_on_a_weighted_sum_of_losses_chunk_by_chunk_while_negatives_give_way(session, folder, store):
     from peft import PeftModel
 
     settings = {
         "zero_stage": 3,
         "lora": {"rank": 4, "targets": ["query", "intermediate.dense"], "keep_adapter": True},
         "gradcache_chunk": 4,
+        "epochs": 3,
+        "num_negatives": 1,
+        "dynamic_negatives": {"ratio": 1.001, "max_score": 1.0},
         "schedule": "cosine",
         "warmup_steps": 1,
         "loss": [
@@ -291,6 +294,9 @@ def test_adapters_on_a_weighted_sum_of_losses_chunk_by_chunk(session, folder, st
         torch.testing.assert_close(weight, after[f"backbone.{name}"], msg=lambda m, n=name: f"{n}: {m}")
     rates = artifact.read("training_steps").column("learning_rate").to_numpy()
     assert rates[1] == pytest.approx(1e-3) and rates[-1] < 1e-3 / 10
+    replaced = artifact.read("training_steps").column("replaced_negatives").to_pylist()
+    epoch = math.ceil(NUM_QUERIES / 16)
+    assert not any(replaced[:epoch]) and 0 < sum(replaced[epoch : 2 * epoch]) <= NUM_QUERIES
 
 
 @pytest.mark.parametrize(

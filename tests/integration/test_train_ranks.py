@@ -10,6 +10,7 @@ from tests.integration.rank_cases import (
     ADAPTED,
     CASES,
     DROPPED,
+    DYNAMIC,
     ELASTIC,
     IN_FOUR,
     LORA,
@@ -70,6 +71,19 @@ def test_dropout_equals_plain_torch_text_by_text(results, world, case):
 def test_queries_behind_examples_equal_plain_torch_row_by_row(results, world, case):
     assert_close(results[world][case], results[1]["few-shot reference"])
     assert abs(results[world][case][1][0] - results[1]["zero-1 dropout"][1][0]) > 1e-3
+
+
+@pytest.mark.parametrize("world", WORLDS[:2])
+@pytest.mark.parametrize("variant", ["", " resumed", " taken over"])
+@pytest.mark.parametrize("case", DYNAMIC)
+def test_negatives_give_way_as_in_a_loop_over_the_queries(results, case, variant, world):
+    # One rank takes over in the world `again`.
+    name = "again" if variant == " taken over" and world == 1 else world
+    *found, replaced = results[name][f"{case}{variant}"]
+    *expected, expected_replaced = results[1]["dynamic reference"]
+    assert replaced == expected_replaced
+    assert sum(replaced[:5]) > 0 and sum(replaced[6:]) > 0
+    assert_close(found, expected)
 
 
 def test_dropout_of_the_adapters_changes_the_training(results):

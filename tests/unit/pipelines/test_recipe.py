@@ -71,6 +71,14 @@ def test_more_negatives_than_are_mined_are_refused(write):
         load_recipe(write(GOOD), ["train.num_negatives=3"])
 
 
+def test_dynamic_negatives_need_more_than_a_step_takes(write):
+    dynamic = ["train.dynamic_negatives={}", "train.epochs=3"]
+    assert load_recipe(write(GOOD), dynamic).stages[0].dynamic
+    for count in (0, 2):
+        with pytest.raises(UserError, match=r"raise mine\.select\.num_negatives \(2\) above"):
+            load_recipe(write(GOOD), [*dynamic, f"train.num_negatives={count}"])
+
+
 def test_an_unknown_recipe_lists_those_that_ship():
     with pytest.raises(UserError, match="demo"):
         load_recipe("demos")

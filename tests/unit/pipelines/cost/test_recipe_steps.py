@@ -152,6 +152,16 @@ def test_every_stage_brings_its_own_rows_and_negatives(recipe_file, tmp_path, se
     assert train.largest_batch[1].mean_tokens == largest[3].mean_tokens
     (order,) = works(plan_of(recipe_file, tmp_path, *second, *stages), PlanWork)
     assert order.num_rows == 3 * 10 + 2 * (10 + 24)
+    assert order.num_documents == 90 + 40 + 192
+
+
+def test_a_plan_holds_what_may_take_the_place_of_easy_negatives(recipe_file, tmp_path):
+    settings = ("mine.select.num_negatives=7", "train.num_negatives=1", "train.epochs=3")
+    (train,), (order,) = (
+        works(plan_of(recipe_file, tmp_path, *settings, "train.dynamic_negatives={}"), kind)
+        for kind in (TrainWork, PlanWork)
+    )
+    assert [texts.count for texts in train.texts] == [30, 60] and order.num_documents == 30 * 8
 
 
 def test_mixed_and_phased_batches_are_counted_as_they_are_formed(recipe_file, tmp_path, second):

@@ -33,6 +33,10 @@ def test_a_setting_that_leaves_the_order_alone_keeps_the_plan():
         assert other_plan.fingerprint == plan.fingerprint and other.fingerprint != trained.fingerprint
     for settings in ({"seed": 1}, {"epochs": 2}, {"batch_size": 32}, {"num_negatives": 2}):
         assert steps(**settings)[0].fingerprint != plan.fingerprint
+    bounds = ({"epochs": 3, "dynamic_negatives": {"ratio": ratio}} for ratio in (1.15, 1.2))
+    (first, one), (second, other) = (steps(**settings) for settings in bounds)
+    assert first.fingerprint == second.fingerprint != steps(epochs=3)[0].fingerprint
+    assert one.fingerprint != other.fingerprint
 
 
 def test_answers_and_a_guide_are_part_of_the_plan():

@@ -78,6 +78,42 @@ def test_positives_and_negatives_are_taken_in_turn():
     assert {rows[1].negatives for rows in drawn} == {(10,)}
 
 
+def test_dynamic_negatives_begin_with_the_first_ranks_and_hold_the_others_in_reserve():
+    scores = {document: (document / 100,) for document in range(20)}
+    groups = [
+        Group(0, (1, 2), (10, 11, 12, 13), scores, {12: (5,)}),
+        Group(1, (4,), (10,)),
+        Group(2, (3,), ()),
+    ]
+    stage = Stage(4, 8, {"main": SetRule(3)}, dynamic=True)
+    for epoch in range(4):
+        rows = {row.query: row for row in draw_rows(groups, epoch, stage, seed=1)}
+        assert [(rows[q].negatives, rows[q].reserve, rows[q].group) for q in range(3)] == [
+            ((10, 11, 12), (13,), 0), ((10,), (), 1), ((), (), 2),
+        ]  # fmt: skip
+        assert rows[0].scores == tuple((d / 100,) for d in (rows[0].positive, 10, 11, 12, 13))
+        assert rows[0].answers == ((), (), (5,), ())
+    assert {row.positive for e in range(2) for row in draw_rows(groups, e, stage, 1)} == {1, 2, 3, 4}
+
+
+def test_a_reserve_collides_as_negatives_do():
+    known = {0: frozenset({7}), 1: frozenset({8}), 2: frozenset({9})}
+    rows = [Row(0, 7, (5,), reserve=(8,)), Row(1, 8, ()), Row(2, 9, ())]
+    assert [[row.query for row in batch] for batch in form_batches(rows, known, 2)] == [[0, 2], [1]]
+    assert [row.masked for row in mask_collisions(rows, {**known, 2: frozenset({9, 8})})] == [(), (), (8,)]
+
+
+@pytest.mark.parametrize("num_negatives", [0, 3])
+def test_refuses_dynamic_negatives_without_a_reserve(num_negatives):
+    groups, known = make_data(num_negatives=3)
+    plain, dynamic = (Stage(3, 8, {"main": SetRule(num_negatives)}, dynamic=each) for each in (False, True))
+    plan_order(groups, known, [plain], 1)
+    with pytest.raises(UserError, match=r"raise mine\.select\.num_negatives or remove train\.dynamic"):
+        plan_order(groups, known, [dynamic], 1)
+    plan_order([*groups, Group(99, (1,), tuple(range(10, 14)))], {**known, 99: frozenset({1})},
+               [Stage(3, 8, {"main": SetRule(3)}, dynamic=True)], 1)  # fmt: skip
+
+
 def crowded(num_queries=200, seed=3):
     """Few documents, so that many rows collide."""
     generator = np.random.default_rng(seed)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -111,5 +112,7 @@ def test_share_of_peak_and_dev_metric_are_logged_where_there_are_any():
     full = Reading(plain.record, 1234.4, 0.456, measured)
     more = {"train/tokens_per_s": 1234.4, "train/peak_share": 0.456, "dev/mrr_at_10": 0.5}
     assert numbers(full) == {**numbers(plain), **more}
+    counted = replace(plain, record=replace(plain.record, replaced_negatives=0))
+    assert numbers(counted) == {**numbers(plain), "train/replaced_negatives": 0}
     assert shown(full) == "loss 0.2000  gradient 6  1,234 tokens/s  46% of peak"
     assert shown(plain) == "loss 0.2000  gradient 6  504 tokens/s"
