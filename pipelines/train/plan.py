@@ -150,23 +150,27 @@ def check_negatives(groups: Sequence[Group], stage: Stage) -> None:
 
 
 def check_reserves(groups: Sequence[Group], stages: Sequence[Stage]) -> None:
-    """Refuse dynamic negatives where no group has more than a step takes.
+    """Refuse dynamic negatives where no group can ever take the next ones.
 
     Raises:
-        UserError: None has.
+        UserError: None is drawn three times with more negatives than are taken: to compare, and to change.
     """
-    for stage in stages:
-        for group in groups if stage.dynamic else ():
-            rule = stage.sets.get(group.dataset)
-            if rule and 0 < rule.num_negatives < len(group.negatives):
-                return
-    if any(stage.dynamic for stage in stages):
-        raise UserError(
-            "no query has a negative left to take in place of one that is easy",
-            where="train.dynamic_negatives",
-            expected="more mined negatives than train.num_negatives, which is at least 1",
-            fix="raise mine.select.num_negatives or remove train.dynamic_negatives",
-        )
+    if not any(stage.dynamic for stage in stages):
+        return
+    for group in groups:
+        counts = [
+            (stage.sets[group.dataset].num_negatives, stage.epochs)
+            for stage in stages
+            if group.dataset in stage.sets
+        ]
+        if sum(epochs for count, epochs in counts if 0 < count < len(group.negatives)) >= 3:
+            return
+    raise UserError(
+        "no query has negatives left to take in place of easy ones, and an epoch left to take them in",
+        where="train.dynamic_negatives",
+        expected="three epochs of a data set with more mined negatives than train.num_negatives, which is at least 1",
+        fix="raise mine.select.num_negatives, or epochs, or remove train.dynamic_negatives",
+    )
 
 
 def draw_rows(groups: Sequence[Group], epoch: int, stage: Stage, seed: int, place: int = 0) -> list[Row]:

@@ -1,7 +1,8 @@
 """Which of its mined negatives a group takes: the next ones, once the model finds the present ones easy.
 
 Dynamic hard negatives (Conan-embedding, arXiv 2408.15710). The paper looks at the scores every 100 steps; here it is
-whenever the group is drawn, once an epoch, because the step that trains on negatives has their scores anyway.
+whenever the group is drawn, once an epoch, because the step that trains on negatives has their scores anyway. The ranks
+of a training see the same scores, to the bit; those of another number of ranks differ in their rounding, as weights do.
 
 Shapes: n rows of a global batch.
 """

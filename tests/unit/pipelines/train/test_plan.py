@@ -103,15 +103,22 @@ def test_a_reserve_collides_as_negatives_do():
     assert [row.masked for row in mask_collisions(rows, {**known, 2: frozenset({9, 8})})] == [(), (), (8,)]
 
 
-@pytest.mark.parametrize("num_negatives", [0, 3])
-def test_refuses_dynamic_negatives_without_a_reserve(num_negatives):
+@pytest.mark.parametrize(
+    ("num_negatives", "epochs", "fits"),
+    [(2, (3,), True), (2, (2, 1), True), (0, (3,), False), (3, (3,), False), (2, (2,), False)],
+)
+def test_refuses_dynamic_negatives_that_never_give_way(num_negatives, epochs, fits):
     groups, known = make_data(num_negatives=3)
-    plain, dynamic = (Stage(3, 8, {"main": SetRule(num_negatives)}, dynamic=each) for each in (False, True))
-    plan_order(groups, known, [plain], 1)
-    with pytest.raises(UserError, match=r"raise mine\.select\.num_negatives or remove train\.dynamic"):
-        plan_order(groups, known, [dynamic], 1)
-    plan_order([*groups, Group(99, (1,), tuple(range(10, 14)))], {**known, 99: frozenset({1})},
-               [Stage(3, 8, {"main": SetRule(3)}, dynamic=True)], 1)  # fmt: skip
+    sets = {"main": SetRule(num_negatives)}
+    plan_order(groups, known, [Stage(each, 8, sets) for each in epochs], seed=1)
+    stages = [Stage(each, 8, sets, dynamic=True) for each in epochs]
+    if fits:
+        assert len(plan_order(groups, known, stages, seed=1)) == 21
+        return
+    with pytest.raises(
+        UserError, match=r"raise mine\.select\.num_negatives, or epochs, or remove train\.dynamic"
+    ):
+        plan_order(groups, known, stages, seed=1)
 
 
 def crowded(num_queries=200, seed=3):
