@@ -106,7 +106,8 @@ class RankBatch:
         """
         assert rows.group_mask_BG is not None
         negative_BG = rows.group_mask_BG[:, 1:]
-        scores_BG = group_scores(rows).detach()[:, 1:].masked_fill(~negative_BG, 0.0)
+        with torch.no_grad():
+            scores_BG = group_scores(rows)[:, 1:].masked_fill(~negative_BG, 0.0)
         mean_B = scores_BG.sum(1) / negative_BG.sum(1).clamp(min=1)
         own = rows.weights_B > 0
         scores_n = mean_B.new_zeros(self.num_rows)

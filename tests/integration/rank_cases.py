@@ -161,7 +161,7 @@ def small_plan():
 def dynamic_plan():
     """Five epochs of two batches; some queries have many negatives left, some a few, some none."""
     known = {query: frozenset({100 + query}) for query in range(9)}
-    # A document of its own group's reserve is a known positive of another query of the batch.
+    # What is in the reserve of query 4 must never be pushed away from query 1.
     known[1] = frozenset({101, 124})
     mined = {query: tuple(110 + (7 * query + 4 * place) % 40 for place in range(query)) for query in range(9)}
     mined[4] = (118, 122, 124, 130, 135, 140)
@@ -274,7 +274,7 @@ def outcome(weights, history):
     )
 
 
-def dynamic(case):
+def quick_settings(case):
     bounds = {"ratio": RATIO, "max_score": MAX_SCORE}
     return {**DYNAMIC[case], "epochs": EPOCHS, "dynamic_negatives": bounds, "learning_rate": QUICK}
 
@@ -404,7 +404,9 @@ def run_rank(rank, world, folder):
     for case in (*ELASTIC, *DYNAMIC) if folder.name in ("2", "again") else ():
         begun = handed_on(folder, case, 3 - world)
         if case in DYNAMIC:
-            results[f"{case} taken over"] = replacing(*train(dynamic(case), dynamic_plan(), begun=begun))
+            results[f"{case} taken over"] = replacing(
+                *train(quick_settings(case), dynamic_plan(), begun=begun)
+            )
         else:
             results[f"{case} taken over"] = outcome(*train(CASES[case], plan, begun=begun))
     if rank == 0:
@@ -433,8 +435,8 @@ def run_cases(world, folder, plan, results):
             results[f"{case} again"] = outcome(*train(settings, plan))
     for case in DYNAMIC if world < 4 else ():
         keep = handed_on(folder, case, world)
-        results[case] = replacing(*train(dynamic(case), dynamic_plan(), handed_on=keep))
-        results[f"{case} resumed"] = replacing(*train(dynamic(case), dynamic_plan(), resume_at=7))
+        results[case] = replacing(*train(quick_settings(case), dynamic_plan(), handed_on=keep))
+        results[f"{case} resumed"] = replacing(*train(quick_settings(case), dynamic_plan(), resume_at=7))
     if world == 1:
         results["reference"] = reference(plan)[:3]
         results["dropout reference"] = reference(plan, dropout=0.2)[:3]
