@@ -40,12 +40,6 @@ class Reranker:
     def __init__(self, scorer: nn.Module, tokenizer: PairTokenizer) -> None:
         self.scorer = scorer
         self.tokenizer = tokenizer
-        config: Any = scorer.network.config  # type: ignore[union-attr]
-        if config.pad_token_id is None:
-            # A decoder that classifies looks for the last token that is not this one, and refuses batches without
-            # it. The last id is hardly ever text, where the first one is "!" in the vocabulary of GPT-2.
-            config.pad_token_id = config.vocab_size - 1
-        self._padding = int(config.pad_token_id)
 
     @property
     def device(self) -> torch.device:
@@ -81,7 +75,6 @@ class Reranker:
         scores_P = torch.empty(len(tokens), dtype=torch.float32, device=device)
         for rows in plan_batches(tokens.lengths, token_budget):
             ids_BT, mask_BT, marked_BT = tokens.take(rows).pad(BATCH_MULTIPLE, max_tokens)
-            ids_BT = ids_BT.masked_fill(mask_BT == 0, self._padding)
             # Scores stay on the device until the end: a copy back per batch would make it wait.
             inputs = [tensor.to(device, non_blocking=True) for tensor in (ids_BT, mask_BT, marked_BT)]
             scores_P[torch.from_numpy(rows).to(device)] = self.scorer(*inputs)

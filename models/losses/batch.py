@@ -1,4 +1,4 @@
-"""What every loss is given: the embeddings of a batch and who belongs to whom.
+"""What every loss is given: the embeddings of a batch, or the scores of its groups, and who belongs to whom.
 
 Shapes: B queries of one rank, M queries of all ranks, N documents of the whole batch, G documents of the largest
 group, A answers of a negative at most, Q answered queries of the whole batch, D dimensions, E of the guide.
@@ -77,6 +77,13 @@ class LossBatch:
     answers_BGA: torch.Tensor | None = None
     guide: Guide | None = None
 
+    @property
+    def scores_BG(self) -> torch.Tensor:
+        """The inner products of every query with its own group, in float32 at least."""
+        assert self.group_BG is not None
+        q_BD, doc_ND = exact(self.q_BD, self.doc_ND)
+        return torch.einsum("bd,bgd->bg", q_BD, doc_ND[self.group_BG])
+
     def prefix(self, dimension: int) -> "LossBatch":
         """Return the batch with every embedding cut to its first components and brought to unit length."""
 
@@ -93,11 +100,43 @@ class LossBatch:
 
     def mean(self, loss_B: torch.Tensor) -> torch.Tensor:
         """Return the sum over the rows, each times its weight, divided by ``normalizer``."""
-        return (loss_B * self.weights_B.to(loss_B.dtype)).sum() / self.normalizer
+        return weighted_mean(loss_B, self.weights_B, self.normalizer)
 
 
+@dataclass(frozen=True)
+class GroupBatch:
+    """One rank's rows where a model scores pairs: no embeddings, and no documents but those of a row's own group.
+
+    A loss adds up over the rows as over those of a LossBatch.
+
+    Args:
+        scores_BG: Of every query with its own group, its positive first; float32 at least.
+        group_mask_BG: bool, False where a group has fewer documents.
+        weights_B: Weight of each row; 0 for padding.
+        normalizer: What the weighted sum is divided by.
+        teacher_BG: Scores that a teacher gave to query and document; NaN where it gave none.
+    """
+
+    scores_BG: torch.Tensor
+    group_mask_BG: torch.Tensor
+    weights_B: torch.Tensor
+    normalizer: float
+    teacher_BG: torch.Tensor | None = None
+
+    def mean(self, loss_B: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the rows, each times its weight, divided by ``normalizer``."""
+        return weighted_mean(loss_B, self.weights_B, self.normalizer)
+
+
+Groups = LossBatch | GroupBatch
+"""What a loss that looks at a row's own group alone is given."""
 Loss = Callable[..., torch.Tensor]
-"""A LossBatch and the loss's own settings in, a scalar out."""
+"""A batch and the loss's own settings in, a scalar out."""
+
+
+def weighted_mean(loss_B: torch.Tensor, weights_B: torch.Tensor, normalizer: float) -> torch.Tensor:
+    """Return the sum over the rows, each times its weight, divided by ``normalizer``."""
+    return (loss_B * weights_B.to(loss_B.dtype)).sum() / normalizer
 
 
 def exact(*tensors: Any) -> list[Any]:

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models.losses.batch import LossBatch, exact
-from models.losses.groups import group_scores, scored
+from models.losses.groups import scored
 from models.losses.infonce import group_columns
 
 
@@ -37,7 +37,7 @@ def bixse(
     """
     assert batch.teacher_BG is not None
     (teacher_BG,) = exact(batch.teacher_BG.detach().nan_to_num())
-    scores_BG, counted_BG = group_scores(batch), scored(batch)
+    scores_BG, counted_BG = batch.scores_BG, scored(batch)
     targets_BG = (teacher_BG.sigmoid() if sigmoid_targets else teacher_BG).to(scores_BG.dtype)
     own_BG = binary_cross_entropy_with_logits(
         (scores_BG - midpoint) / temperature, targets_BG, reduction="none"

@@ -1,21 +1,14 @@
-"""The documents of a row's own group: their scores, and which of them a teacher has scored.
+"""The documents of a row's own group: which of them a teacher has scored, and distributions over them.
 
 Shapes: B rows, G documents of a group.
 """
 
 import torch
 
-from models.losses.batch import LossBatch, exact
+from models.losses.batch import Groups, exact
 
 
-def group_scores(batch: LossBatch) -> torch.Tensor:
-    """Return the inner products of every query with its own group, float32 [B, G]."""
-    assert batch.group_BG is not None
-    q_BD, doc_ND = exact(batch.q_BD, batch.doc_ND)
-    return torch.einsum("bd,bgd->bg", q_BD, doc_ND[batch.group_BG])
-
-
-def scored(batch: LossBatch) -> torch.Tensor:
+def scored(batch: Groups) -> torch.Tensor:
     """Return bool [B, G]: the documents of the group that have a finite teacher score."""
     assert batch.group_mask_BG is not None and batch.teacher_BG is not None
     return batch.group_mask_BG & batch.teacher_BG.isfinite()
@@ -30,7 +23,7 @@ def log_softmax_of(logits_BG: torch.Tensor, counted_BG: torch.Tensor) -> torch.T
     return torch.log_softmax(logits_BG, dim=1).masked_fill(~counted_BG, 0.0)
 
 
-def teacher_log_probabilities(batch: LossBatch, temperature: float) -> torch.Tensor:
+def teacher_log_probabilities(batch: Groups, temperature: float) -> torch.Tensor:
     """Return the teacher's log softmax over the scored documents, [B, G], without gradient."""
     assert batch.teacher_BG is not None
     (teacher_BG,) = exact(batch.teacher_BG.detach())

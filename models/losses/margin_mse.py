@@ -5,11 +5,11 @@ Shapes: B rows, G documents of a group.
 
 import torch
 
-from models.losses.batch import LossBatch, exact
-from models.losses.groups import group_scores, scored
+from models.losses.batch import Groups, exact
+from models.losses.groups import scored
 
 
-def margin_mse(batch: LossBatch, *, teacher_scale: float = 1.0) -> torch.Tensor:
+def margin_mse(batch: Groups, *, teacher_scale: float = 1.0) -> torch.Tensor:
     """Square the difference between the model's margins and the teacher's.
 
     ``L = mean_i mean_g ((s_i+ - s_ig) - c (t_i+ - t_ig))^2`` over the scored negatives g (Hofstaetter et al.,
@@ -17,14 +17,14 @@ def margin_mse(batch: LossBatch, *, teacher_scale: float = 1.0) -> torch.Tensor:
     have no teacher score has 0.
 
     Args:
-        batch: With ``group_BG`` and ``teacher_BG``; documents that the teacher did not score are left out.
+        batch: With ``teacher_BG``; documents that the teacher did not score are left out.
         teacher_scale: c; brings the teacher's margins to those of cosines, which lie between -2 and 2.
 
     Returns:
         A scalar, float32 (float64 stays float64).
     """
     assert batch.teacher_BG is not None
-    scores_BG, (teacher_BG,) = group_scores(batch), exact(batch.teacher_BG.detach().nan_to_num())
+    scores_BG, (teacher_BG,) = batch.scores_BG, exact(batch.teacher_BG.detach().nan_to_num())
     counted_BG = scored(batch)
     counted_BG = (counted_BG & counted_BG[:, :1]).index_fill(
         1, torch.tensor([0], device=counted_BG.device), False

@@ -5,11 +5,11 @@ Shapes: B rows, G documents of a group.
 
 import torch
 
-from models.losses.batch import LossBatch
-from models.losses.groups import group_scores, log_softmax_of, scored, teacher_log_probabilities
+from models.losses.batch import Groups
+from models.losses.groups import log_softmax_of, scored, teacher_log_probabilities
 
 
-def soft_labels(batch: LossBatch, *, temperature: float, teacher_temperature: float = 1.0) -> torch.Tensor:
+def soft_labels(batch: Groups, *, temperature: float, teacher_temperature: float = 1.0) -> torch.Tensor:
     """Take the cross entropy between the teacher's distribution over a group and the model's own.
 
     ``L = mean_i - sum_g softmax(t_ig / T_t) log_softmax(s_ig / t)``, the teacher without gradient: the KL
@@ -17,13 +17,13 @@ def soft_labels(batch: LossBatch, *, temperature: float, teacher_temperature: fl
     global batch; a row with fewer than two scored documents has 0.
 
     Args:
-        batch: With ``group_BG`` and ``teacher_BG``; documents that the teacher did not score are left out.
+        batch: With ``teacher_BG``; documents that the teacher did not score are left out.
         temperature: Divides the model's scores; above 0.
         teacher_temperature: Divides the teacher's; 1 for logits of a reranker, about 0.1 for scores in 0 to 1.
 
     Returns:
         A scalar, float32 (float64 stays float64).
     """
-    own_BG = log_softmax_of(group_scores(batch) / temperature, scored(batch))
+    own_BG = log_softmax_of(batch.scores_BG / temperature, scored(batch))
     teacher_BG = teacher_log_probabilities(batch, teacher_temperature).exp().to(own_BG.dtype)
     return batch.mean(-(teacher_BG * own_BG).sum(1))

@@ -13,6 +13,7 @@ import numpy as np
 
 from models.errors import ModelError
 from models.layout import max_positions, read_config
+from models.prompts import Kind
 from models.reranking.rendering import Rendering
 from models.tokenization import Tokens, load_backend
 
@@ -51,11 +52,26 @@ class PairTokenizer:
         """
         render = self.rendering
         cut = [(render.cut_query(query), render.cut_document(document)) for query, document in pairs]
-        rows = TOKENIZE[render.method](self, cut)
-        lengths = np.fromiter((len(ids) for ids, _ in rows), np.int64, len(rows))
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        ids = np.fromiter((token for ids, _ in rows for token in ids), np.int32, int(offsets[-1]))
-        return Tokens(ids, offsets, np.fromiter((start for _, start in rows), np.int32, len(rows)))
+        return packed(TOKENIZE[render.method](self, cut))
+
+    def side(self, texts: Sequence[str], kind: Kind) -> list[list[int]]:
+        """Return the ids of queries, or of documents, as they stand in a cross-encoder's pair: cut, nothing around."""
+        render = self.rendering
+        limit = render.max_query_tokens if kind == "query" else render.max_document_tokens
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids[:limit] for encoding in encodings]
+
+    def join(self, query_ids: Sequence[int], document_ids: Sequence[int]) -> Row:
+        """Join two sides as the model's own tokenizer joins texts; the document is cut to the room that is left."""
+        layout = self.layout
+        before, between, after = layout.before, layout.between, layout.after
+        taken = len(before) + len(between) + len(after) + len(query_ids)
+        kept = document_ids[: self.room(taken)]
+        # Where all have one type, the mark lies behind the pair.
+        start = taken + len(kept)
+        if layout.same_type is not None:
+            start = len(before) + len(query_ids) + layout.same_type
+        return [*before, *query_ids, *between, *kept, *after], start
 
     @cached_property
     def backend(self) -> "Tokenizer":
@@ -169,25 +185,22 @@ def _passes_types(directory: Path) -> bool:
     return "token_type_ids" in tokenizer.model_input_names
 
 
+def packed(rows: Sequence[Row]) -> Tokens:
+    """Put pairs end to end."""
+    lengths = np.fromiter((len(ids) for ids, _ in rows), np.int64, len(rows))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    ids = np.fromiter((token for ids, _ in rows for token in ids), np.int32, int(offsets[-1]))
+    return Tokens(ids, offsets, np.fromiter((start for _, start in rows), np.int32, len(rows)))
+
+
 def _join(tokenizer: PairTokenizer, pairs: Pairs) -> list[Row]:
     """Join two texts as the model's own tokenizer does; each text is tokenised once, however often it occurs."""
-    layout, render = tokenizer.layout, tokenizer.rendering
-    before, between, after = layout.before, layout.between, layout.after
-    taken = len(before) + len(between) + len(after)
-    sides = []
-    for side, limit in enumerate((render.max_query_tokens, render.max_document_tokens)):
-        unique = list(dict.fromkeys(pair[side] for pair in pairs))
-        encodings = tokenizer.backend.encode_batch_fast(unique, add_special_tokens=False)
-        sides.append({text: encoding.ids[:limit] for text, encoding in zip(unique, encodings, strict=True)})
-    rows = []
-    for query, document in pairs:
-        ids = sides[0][query]
-        document_ids = sides[1][document][: tokenizer.room(taken + len(ids))]
-        # Where all have one type, the mark lies behind the pair.
-        total = taken + len(ids) + len(document_ids)
-        start = total if layout.same_type is None else len(before) + len(ids) + layout.same_type
-        rows.append(([*before, *ids, *between, *document_ids, *after], start))
-    return rows
+    queries, documents = (
+        (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True)) if pairs else ([], [])
+    )
+    of_query = dict(zip(queries, tokenizer.side(queries, "query"), strict=True))
+    of_document = dict(zip(documents, tokenizer.side(documents, "document"), strict=True))
+    return [tokenizer.join(of_query[query], of_document[document]) for query, document in pairs]
 
 
 def _shortened(tokenizer: PairTokenizer, queries: Sequence[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models.errors import ModelError
+from models.layout import max_positions
 from models.reranking.network import check_causal
 from models.reranking.pair_tokens import PairTokenizer
 
@@ -37,13 +38,40 @@ class CrossEncoder(nn.Module):
             )
         self.network = network
         self.has_types = getattr(network.config, "type_vocab_size", 0) > 1
+        config = network.config
+        if config.pad_token_id is None:
+            # A decoder that classifies looks for the last token that is not this one, and refuses batches without
+            # it. The last id is hardly ever text, where the first one is "!" in the vocabulary of GPT-2.
+            config.pad_token_id = config.vocab_size - 1
+        self._padding = int(config.pad_token_id)
         _float32_head(network)
+
+    @property
+    def backbone(self) -> Any:
+        """The transformers model, head included: what is trained."""
+        return self.network
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dimension(self) -> int:
+        """Components of the state that the head reads."""
+        return int(self.network.config.hidden_size)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """How many tokens the position embeddings cover; None where they set no limit."""
+        return max_positions(self.network.config.to_dict())
 
     def forward(
         self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor, second_BT: torch.Tensor
     ) -> torch.Tensor:
         """Return float32 [B]; ``second_BT`` is 1 on the tokens of the second text."""
         types = {"token_type_ids": second_BT} if self.has_types else {}
+        input_ids_BT = input_ids_BT.masked_fill(attention_mask_BT == 0, self._padding)
         logits_BL = self.network(
             input_ids=input_ids_BT, attention_mask=attention_mask_BT, **types
         ).logits.float()
@@ -51,15 +79,19 @@ class CrossEncoder(nn.Module):
 
 
 def _float32_head(network: Any) -> None:
-    """Compute the last product in float32: a logit of 8 in bfloat16 has steps of .06, and pairs would tie."""
+    """Compute the last product in float32, autocast or not.
+
+    A logit of 8 in bfloat16 has steps of .06, and pairs would tie.
+    """
     heads = [
         module
         for module in network.modules()
         if isinstance(module, nn.Linear) and module.out_features == network.config.num_labels
     ]
     if heads:
-        heads[-1].float()
-        heads[-1].register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        head = heads[-1].float()
+        head.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        head.forward = torch.autocast(head.weight.device.type, enabled=False)(head.forward)  # type: ignore[method-assign]
 
 
 class YesNo(nn.Module):

@@ -19,6 +19,8 @@ CASES = {
     "listwise_kl": {"student_temperature": 0.2, "teacher_temperature": 0.7},
     "bixse": {"temperature": 0.2, "sigmoid_targets": True},
     "spread_out": {},
+    "listwise_softmax": {},
+    "binary_cross_entropy": {"positive_weight": 3.0},
     "matryoshka": {
         "loss": partial(LOSSES["clp"], temperature=0.1), "dimensions": (2, 4, 6), "weights": (1.0, 0.5, 2.0),
     },
