@@ -65,7 +65,9 @@ def launch(
                     show_audit(console, Audit.read(made(done[name])))
             if target == "encode":
                 show.embeddings(console, made(done[wanted[0]]))
-            if target == "run":
+            if target == "run" and recipe.train.cross_encoder:
+                show.reranker(console, made(done["trained"]), recipe)
+            elif target == "run":
                 _release(console, recipe_name, run, done, store, storage)
 
 

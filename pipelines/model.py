@@ -106,6 +106,17 @@ class LocatedModel:
             quantize=self.quantize,
         )
 
+    def check_prompts(self) -> None:
+        """Refuse prompts that other libraries would read in another way once a model is trained with them.
+
+        Raises:
+            ModelError: They would.
+        """
+        from models.checkpoint import resolve_model
+        from models.sentence_layout import check_prompts
+
+        check_prompts(resolve_model(self.location), self.prompts, self.pooling)
+
     def whole(self) -> "LocatedModel":
         """Return the model in float32 and unquantised: what training starts from and what is exported."""
         return replace(self, dtype="float32", quantize=None)
@@ -189,6 +200,19 @@ class Model:
             dtype=session.run_on("encode", resolve_dtype, config.dtype),
             device=session.run_on("encode", device_kind),
         )
+
+    def in_training(self, few_shot: bool, max_document_tokens: int | None) -> "Model":
+        """Return this model as the texts of a training are cut for it.
+
+        Args:
+            few_shot: Whether examples are drawn, which take the place of fixed ones.
+            max_document_tokens: Where documents are cut meanwhile. None: as ever.
+        """
+        own = self.config.prompts
+        prompts = own.without_examples() if few_shot and own is not None else self.prompts
+        cut = max_document_tokens or self.config.max_document_tokens
+        config = self.config.model_copy(update={"max_document_tokens": cut})
+        return replace(self, prompts=prompts, config=config)
 
     def trained(self, step: Step) -> "Model":
         """Return this model as it is after ``step`` has trained it."""

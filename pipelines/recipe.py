@@ -17,8 +17,10 @@ from pipelines.ingest.config import DataConfig, DocstringsConfig
 from pipelines.mine.config import MineConfig
 from pipelines.model import ModelConfig
 from pipelines.report.config import AuditConfig
+from pipelines.score.config import RerankerConfig
 from pipelines.search.config import DenseTeacher
 from pipelines.train.config import TrainConfig
+from pipelines.train.cross_encoder_config import REFUSED
 from pipelines.train.stages import MAIN, NOTHING_SAID, SetSettings, Stage, resolve_stages
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -38,7 +40,7 @@ class Recipe(BaseModel):
     also: dict[SetName, DatasetConfig] = {}
     """Name -> further data set to train on. The main one is called `main` beside them."""
     model: ModelConfig
-    """The model to tune."""
+    """The model to tune; where train.cross_encoder is trained in its place, the one that finds what is reranked."""
     rounds: int = Field(default=1, ge=1)
     """How often the model is mined with and trained (ANCE, arXiv 2007.00808): every round mines with the model of the
     last one, trains it further on what it now confuses, and has a whole schedule of learning rates."""
@@ -73,6 +75,20 @@ class Recipe(BaseModel):
         """
         return resolve_stages(self.train, self.set_settings)
 
+    @property
+    def reranker(self) -> RerankerConfig | None:
+        """How the cross-encoder that is trained scores; its source is what it begins with. None: none is trained."""
+        asked = self.train.cross_encoder
+        if asked is None:
+            return None
+        return RerankerConfig(
+            source=asked.source or self.model.source,
+            max_query_tokens=asked.max_query_tokens,
+            max_document_tokens=asked.max_document_tokens,
+            # Whatever length it is trained at holds a batch.
+            token_budget=max(4096, 2 * (asked.max_query_tokens + asked.max_document_tokens)),
+        )
+
     @model_validator(mode="after")
     def _sets_are_apart(self) -> "Recipe":
         if MAIN in self.also:
@@ -95,6 +111,29 @@ class Recipe(BaseModel):
                 f"{asked[0]}: no teacher is the model that is trained, so mining anew would find the same negatives: "
                 "add a teacher of kind dense without a model"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _trains_a_cross_encoder(self) -> "Recipe":
+        default = type(self.evaluate).model_fields["rerank_depth"].default
+        if self.train.cross_encoder is None:
+            if self.evaluate.rerank_depth != default:
+                raise ValueError(
+                    f"evaluate.rerank_depth ({self.evaluate.rerank_depth}) does nothing: the recipe trains no "
+                    "cross-encoder; remove it"
+                )
+            return self
+        if self.rounds > 1:
+            raise ValueError(
+                f"rounds ({self.rounds}): every round mines with what the last one trained, and train.cross_encoder "
+                "does not search: set rounds to 1"
+            )
+        for name, one in self.also.items():
+            if one.in_batch_negatives is not None:
+                raise ValueError(
+                    f"also.{name}.in_batch_negatives does not go with train.cross_encoder: "
+                    f"{REFUSED['in_batch_negatives']}"
+                )
         return self
 
     @model_validator(mode="after")

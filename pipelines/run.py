@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from cluster.errors import UserError
 from cluster.session import Session
@@ -14,10 +15,14 @@ from pipelines.mine.pipeline import Shared, mine_steps
 from pipelines.model import Model
 from pipelines.recipe import Recipe
 from pipelines.report.pipeline import audit_step
+from pipelines.score.config import ScoreConfig
+from pipelines.score.pipeline import score_step
+from pipelines.score.reranker import Reranker
 from pipelines.search.config import SearchConfig
 from pipelines.search.lexical import lexical_step
 from pipelines.search.pipeline import search_step
 from pipelines.steps import Step
+from pipelines.train.cross_encoder import CrossEncoderModel, Trained
 from pipelines.train.pipeline import plan_step, train_step
 from pipelines.train.sources import Source
 
@@ -30,6 +35,11 @@ TARGETS = {
     "run": ("groups", "audit", "metrics", "index"),
 }
 """What a command is for -> the steps it must end with."""
+RERANKED: Mapping[str, Any] = {
+    "differences": (("tuned", "base"), ("tuned", "untrained")),
+    "over": {"untrained": "base", "tuned": "base"},
+}
+"""What is compared where a cross-encoder is trained: the first stage alone, ranked again before, and after."""
 
 
 def plan(recipe: Recipe, session: Session) -> dict[str, Step]:
@@ -55,31 +65,61 @@ def plan(recipe: Recipe, session: Session) -> dict[str, Step]:
     evaluation = SearchConfig(retrieval_depth=recipe.evaluate.retrieval_depth, backend=mine.search.backend)
     steps["base_embeddings"] = encode_step(data, model, splits, encode)
     steps["base_ranking"] = search_step(data, steps["base_embeddings"], held_out, evaluation)
-    steps["tuned_embeddings"] = encode_step(data, tuned, (held_out,), encode)
-    steps["tuned_ranking"] = search_step(data, steps["tuned_embeddings"], held_out, evaluation)
-    rankings = {"base": steps["base_ranking"], "tuned": steps["tuned_ranking"]}
+    if recipe.train.cross_encoder:
+        steps |= reranking(recipe, steps, session)
+    else:
+        steps["tuned_embeddings"] = encode_step(data, tuned, (held_out,), encode)
+        steps["tuned_ranking"] = search_step(data, steps["tuned_embeddings"], held_out, evaluation)
     for baseline in recipe.evaluate.baselines:
-        steps[f"{baseline}_ranking"] = rankings[baseline] = lexical_step(
-            data, held_out, evaluation.retrieval_depth
-        )
-    steps["metrics"] = evaluate_step(data, rankings, recipe.evaluate)
-    steps["index"] = index_step(data, steps["tuned_embeddings"], tuned, recipe.index)
+        steps[f"{baseline}_ranking"] = lexical_step(data, held_out, evaluation.retrieval_depth)
+    names = ("base", "untrained", "tuned", *recipe.evaluate.baselines)
+    rankings = {name: steps[f"{name}_ranking"] for name in names if f"{name}_ranking" in steps}
+    compared = RERANKED if recipe.train.cross_encoder else {}
+    steps["metrics"] = evaluate_step(data, rankings, recipe.evaluate, **compared)
+    if "tuned_embeddings" in steps:
+        steps["index"] = index_step(data, steps["tuned_embeddings"], tuned, recipe.index)
     return steps
+
+
+def reranking(recipe: Recipe, steps: Mapping[str, Step], session: Session) -> dict[str, Step]:
+    """Return the steps that rank the first stage's documents again: the cross-encoder as it began, and as trained."""
+    reads = recipe.reranker
+    assert reads is not None
+    scoring, held_out = ScoreConfig(depth=recipe.evaluate.rerank_depth), recipe.evaluate.split
+
+    def reranked(made_by: Step) -> Step:
+        reranker = Reranker.of_step(reads, made_by, session)
+        return score_step(steps["data"], steps["base_ranking"], reranker, held_out, scoring)
+
+    return {
+        "untrained_ranking": reranked(steps["untrained"]),
+        "tuned_ranking": reranked(steps["trained"]),
+    }
 
 
 def one_round(recipe: Recipe, shared: Shared) -> dict[str, Step]:
-    """Return the steps that mine with a model and train it on what was found, by name."""
-    steps = mining(recipe, shared)
+    """Return the steps that mine with a model, and train it or a cross-encoder on what was found, by name."""
+    asked = recipe.train.cross_encoder
+    trained: Trained = shared.model
+    if asked:
+        trained = CrossEncoderModel.begin(asked, recipe.model.source, recipe.train.seed, shared.session)
+    steps = mining(recipe, shared, trained)
 
     def renew(model: Model) -> Step:
-        return mining(recipe, replace(shared, model=model))["order"]
+        return mining(recipe, replace(shared, model=model), model)["order"]
 
-    steps["trained"] = train_step(steps["order"], shared.model, recipe.train, renew)
+    steps["trained"] = train_step(steps["order"], trained, recipe.train, renew)
     return steps
 
 
-def mining(recipe: Recipe, shared: Shared) -> dict[str, Step]:
-    """Return the steps that mine with a model, by name; the last one, `order`, plans a training on what they find."""
+def mining(recipe: Recipe, shared: Shared, trained: Trained) -> dict[str, Step]:
+    """Return the steps that mine with a model, by name; the last one, `order`, plans a training on what they find.
+
+    Args:
+        recipe: The run.
+        shared: Holds the model that mines.
+        trained: What the training starts from.
+    """
     data, model, session = shared.data, shared.model, shared.session
     steps = mine_steps(recipe.mine, shared)
     teachers = {name: steps[f"{name}_candidates"] for name in recipe.mine.read_by_select}
@@ -89,7 +129,10 @@ def mining(recipe: Recipe, shared: Shared) -> dict[str, Step]:
     further = [further_set(name, recipe, model, session) for name in recipe.also]
     steps |= {f"{source.name}.{key}": step for source, made in further for key, step in made.items()}
     also = [source for source, _ in further]
-    steps["order"] = plan_step(data, steps["groups"], model, recipe.train, guides, also)
+    if isinstance(trained, CrossEncoderModel):
+        steps["untrained"] = trained.start
+        also = [replace(source, prompts=trained.prompts) for source in also]
+    steps["order"] = plan_step(data, steps["groups"], trained, recipe.train, guides, also)
     return steps
 
 
@@ -132,7 +175,16 @@ def targets(command: str, steps: dict[str, Step]) -> tuple[str, ...]:
     Raises:
         UserError: The recipe has no such step.
     """
-    missing = [name for name in TARGETS[command] if name not in steps]
+    wanted = TARGETS[command]
+    if "untrained" in steps and "index" in wanted:
+        if command == "index":
+            raise UserError(
+                "a cross-encoder embeds nothing, so there is nothing to index",
+                where="train.cross_encoder",
+                fix="stope evaluate trains and measures it; remove train.cross_encoder to train the model itself",
+            )
+        wanted = tuple("trained" if name == "index" else name for name in wanted)
+    missing = [name for name in wanted if name not in steps]
     if missing:
         raise UserError(
             f"a corpus without queries cannot be taken as far as {missing[0]}",
@@ -148,4 +200,4 @@ def targets(command: str, steps: dict[str, Step]) -> tuple[str, ...]:
         further = (name for name in steps if name.startswith(first) and name.endswith(".groups"))
         return tuple(dict.fromkeys([*mined, *further]))
     earlier = (name for name in steps if name.startswith("round") and name.endswith(".audit"))
-    return (*TARGETS[command], *(earlier if command == "run" else ()))
+    return (*wanted, *(earlier if command == "run" else ()))

@@ -4,8 +4,10 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from textwrap import indent
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,6 +16,7 @@ from cluster.artifacts import Artifact
 from cluster.listing import print_rows
 from pipelines.execute import Done
 from pipelines.index.pipeline import EMBEDDINGS_FILE
+from pipelines.recipe import Recipe
 from pipelines.steps import Step
 
 LABELS = {"ndcg": "nDCG", "mrr": "MRR", "recall": "recall"}
@@ -165,6 +168,20 @@ def embeddings(console: Console, artifact: Artifact) -> None:
     rows, shards = artifact.num_rows("documents"), artifact.num_shards("documents")
     console.print(f"\n[bold]Embeddings[/]  {rows:,} documents in {shards} shards, Parquet", highlight=False)
     console.print(f"  {escape(artifact.uri)}", highlight=False, soft_wrap=True)
+
+
+def reranker(console: Console, artifact: Artifact, recipe: Recipe) -> None:
+    """Print where a trained cross-encoder lies, and how a recipe takes it for a teacher."""
+    asked = recipe.train.cross_encoder
+    assert asked is not None
+    model = {
+        "source": str(artifact.directory("model")),
+        "max_query_tokens": asked.max_query_tokens,
+        "max_document_tokens": asked.max_document_tokens,
+    }
+    told = yaml.safe_dump({"judge": {"kind": "reranker", "over": "dense", "model": model}}, sort_keys=False)
+    console.print("\n[bold]Cross-encoder[/]  as a teacher, under mine.teachers of a recipe:", highlight=False)
+    console.print(escape(indent(told, "  ").rstrip()), highlight=False, soft_wrap=True)
 
 
 def next_commands(console: Console, release: str, recipe: str, query: str, storage: str | None) -> None:

@@ -6,6 +6,7 @@ python tests/tiny_training.py FOLDER [train.key=value ...]  trains in FOLDER and
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ from pipelines import schemas
 from pipelines.model import Model, ModelConfig
 from pipelines.steps import Step, Work
 from pipelines.train.config import TrainConfig
+from pipelines.train.cross_encoder import CrossEncoderModel
 from pipelines.train.pipeline import plan_step, train_step
 
 MARK = "STOPE_TEST_MARK"
 """Environment variable by which the processes of a session are found."""
+LIMITS = {"max_query_tokens": 10, "max_document_tokens": 40}
 WORDS = [f"w{index}" for index in range(200)]
 NUM_QUERIES, NUM_DOCUMENTS = 60, 100
 SETTINGS = {
@@ -139,6 +142,35 @@ def training(folder, session, **settings):
         "plan": plan,
         "trained": train_step(plan, model, train),
     }
+
+
+def cross_training(folder, session, **settings):
+    """Return the steps that train a cross-encoder, made of the model in ``folder/model``."""
+    train = TrainConfig(**{**SETTINGS, "cross_encoder": LIMITS, **settings})
+    if not (folder / "model").is_dir():
+        make_model(folder / "model")
+    model = CrossEncoderModel.begin(train.cross_encoder, str(folder / "model"), train.seed, session)
+    data = data_step()
+    plan = plan_step(data, groups_step(data), model, train)
+    return {"data": data, "untrained": model.start, "plan": plan, "trained": train_step(plan, model, train)}
+
+
+def candidates_step(data, depth=8):
+    """Return a step that finds each query's document last, behind some of those that negatives are drawn from."""
+    return Step(
+        "search", "tiny", 1, {"depth": depth}, (), {"data": data}, partial(_write_candidates, depth=depth)
+    )
+
+
+def _write_candidates(work: Work, depth: int):
+    query, place = np.repeat(np.arange(NUM_QUERIES), depth), np.tile(np.arange(depth), NUM_QUERIES)
+    last = place == depth - 1
+    columns = {
+        "query": query, "doc": np.where(last, query, 60 + (query * 7 + place) % 40), "rank": place + 1,
+        "score": 1.0 - 0.1 * place, "is_positive": last,
+    }  # fmt: skip
+    work.writer.write_shard("candidates", 0, schemas.conform(pa.table(columns), schemas.CANDIDATES))
+    return work.commit({"candidates": 1})
 
 
 class Silent:

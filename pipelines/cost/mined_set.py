@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
-from typing import Any
 
 from cluster.definition import RoleName
 from pipelines.cost.corpus import Corpus
@@ -27,6 +26,7 @@ from pipelines.encode.config import EncodeConfig
 from pipelines.ingest.config import DataConfig
 from pipelines.mine.config import MineConfig, RerankerTeacher, sources_of
 from pipelines.model import ModelConfig
+from pipelines.score.config import RerankerConfig
 from pipelines.search.config import Bm25Teacher, DenseTeacher
 from pipelines.train.stages import MAIN
 
@@ -180,6 +180,33 @@ class MinedSet:
         """Return the work of BM25."""
         return LexicalWork(self.base.documents.times(self.corpus.num_documents), num_queries, depth)
 
+    def pairs(self, reranker: RerankerConfig) -> tuple[SizedModel, Texts]:
+        """Return a reranker beside these texts, and the moments of one pair as it reads it."""
+        model = sized_model(
+            reranker.model_dump(), self.corpus, self.encode.model_copy(update={"chunk": None})
+        )
+        mean = model.queries.mean_tokens + model.documents.mean_tokens
+        # Lengths of queries vary little beside those of documents.
+        squares = model.documents.mean_square_tokens + mean**2 - model.documents.mean_tokens**2
+        return model, Texts(1, mean, squares, model.queries.mean_bytes + model.documents.mean_bytes)
+
+    def scoring(self, reranker: RerankerConfig, num_queries: int, depth: int) -> ScoreWork:
+        """Return the work of scoring so many candidates of each query, and its positives."""
+        model, pair = self.pairs(reranker)
+        depth = min(depth, self.corpus.num_documents)
+        pairs = pair.times(round(num_queries * (depth + self.corpus.positives)))
+        rows = model.queries.mean_tokens if reranker.method == "query_likelihood" else 1.0
+        logits = 2.0 * model.shape.hidden * model.shape.vocabulary * rows
+        return ScoreWork(
+            shape=model.shape,
+            dtype=self.dtype_of("score", reranker.dtype),
+            pairs=pairs,
+            head_flops=logits if reranker.method in VOCABULARY_HEADS else 0.0,
+            token_budget=reranker.token_budget,
+            max_tokens=model.max_tokens,
+            num_tasks=max(1, ceil(pairs.count / PAIRS_A_TASK)),
+        )
+
     def dimension(self, model: SizedModel) -> int:
         """Return the components of a stored embedding."""
         return int(self.encode.dimension or model.shape.hidden)
@@ -223,34 +250,13 @@ class MinedSet:
         identity = (self.mine.split, self._identity(name, generation))
         if isinstance(teacher, DenseTeacher):
             embeddings = self.embeddings(f"{name}_embeddings", teacher.model, generation)
-            found = self.searching(self._sized(teacher.model), self.num_asked, self._depth)
+            tiles = self.searching(self._sized(teacher.model), self.num_asked, self._depth)
             setting = "mine.search.index"
-            return [embeddings, self._keyed(title, "search", name, found, identity, setting=setting)]
+            return [embeddings, self._keyed(title, "search", name, tiles, identity, setting=setting)]
         if isinstance(teacher, RerankerTeacher):
-            return [self._keyed(title, "score", name, self._scoring(teacher), identity)]
+            work = self.scoring(teacher.model, self.num_asked, min(teacher.depth, self._depth))
+            return [self._keyed(title, "score", name, work, identity)]
         listed = ListWork(self.num_asked * self._depth)
         is_lexical = isinstance(teacher, Bm25Teacher)
-        work = self.lexical(self.num_asked, self._depth) if is_lexical else listed
-        return [self._keyed(title, "search", name, work, identity)]
-
-    def _scoring(self, teacher: RerankerTeacher) -> ScoreWork:
-        settings: dict[str, Any] = teacher.model.model_dump()
-        model = sized_model(settings, self.corpus, self.encode.model_copy(update={"chunk": None}))
-        depth = min(teacher.depth, self._depth, self.corpus.num_documents)
-        mean = model.queries.mean_tokens + model.documents.mean_tokens
-        # Lengths of queries vary little beside those of documents.
-        squares = model.documents.mean_square_tokens + mean**2 - model.documents.mean_tokens**2
-        num_bytes = model.queries.mean_bytes + model.documents.mean_bytes
-        pairs = Texts(round(self.num_asked * (depth + self.corpus.positives)), mean, squares, num_bytes)
-        method = teacher.model.method
-        rows = model.queries.mean_tokens if method == "query_likelihood" else 1.0
-        logits = 2.0 * model.shape.hidden * model.shape.vocabulary * rows
-        return ScoreWork(
-            shape=model.shape,
-            dtype=self.dtype_of("score", teacher.model.dtype),
-            pairs=pairs,
-            head_flops=logits if method in VOCABULARY_HEADS else 0.0,
-            token_budget=teacher.model.token_budget,
-            max_tokens=model.max_tokens,
-            num_tasks=max(1, ceil(pairs.count / PAIRS_A_TASK)),
-        )
+        found = self.lexical(self.num_asked, self._depth) if is_lexical else listed
+        return [self._keyed(title, "search", name, found, identity)]

@@ -9,6 +9,7 @@ from cluster.definition import RoleName
 from pipelines.cost.corpus import Corpus
 from pipelines.cost.flops import exact_flops
 from pipelines.cost.mined_set import Keyed, MinedSet
+from pipelines.cost.sized import SizedModel
 from pipelines.cost.texts import Texts
 from pipelines.cost.works import (
     COMPONENT_BYTES,
@@ -86,22 +87,28 @@ def _measuring(recipe: Recipe, main: MinedSet) -> list[PlannedStep]:
     held_out, num_documents = main.corpus.asked(recipe.evaluate.split), main.corpus.num_documents
     # An index of lists is for mining alone.
     search = replace(main.searching(base, held_out, depth), index="exact")
-    steps = [
-        PlannedStep("base_ranking", "search", "base", search),
-        PlannedStep("tuned_embeddings", "encode", f"{base.name}-tuned", main.encoding(base, held_out)),
-        PlannedStep("tuned_ranking", "search", "tuned", search),
-    ]
+    steps = [PlannedStep("base_ranking", "search", "base", search)]
+    ranked = ["base", "tuned"]
+    if recipe.reranker:
+        ranked = ["base", "untrained", "tuned"]
+        scoring = main.scoring(recipe.reranker, held_out, recipe.evaluate.rerank_depth)
+        steps += [PlannedStep(f"{name}_ranking", "score", name, scoring) for name in ranked[1:]]
+    else:
+        steps += [
+            PlannedStep("tuned_embeddings", "encode", f"{base.name}-tuned", main.encoding(base, held_out)),
+            PlannedStep("tuned_ranking", "search", "tuned", search),
+        ]
     steps += [
         PlannedStep(f"{name}_ranking", "search", name, main.lexical(held_out, depth))
         for name in recipe.evaluate.baselines
     ]
-    rankings = 2 + len(recipe.evaluate.baselines)
+    rankings = len(ranked) + len(recipe.evaluate.baselines)
     rows = rankings * held_out * min(depth, num_documents)
-    resamples = (rankings + 1) * METRICS * recipe.evaluate.bootstrap_samples * held_out
-    steps += [
-        PlannedStep("metrics", "evaluate", recipe.evaluate.split, EvaluateWork(rows, resamples)),
-        PlannedStep("index", "index", base.name, _indexing(recipe, main)),
-    ]
+    differences = len(ranked) - 1
+    resamples = (rankings + differences) * METRICS * recipe.evaluate.bootstrap_samples * held_out
+    steps.append(PlannedStep("metrics", "evaluate", recipe.evaluate.split, EvaluateWork(rows, resamples)))
+    if not recipe.reranker:
+        steps.append(PlannedStep("index", "index", base.name, _indexing(recipe, main)))
     return [replace(step, dataset=MAIN) for step in steps]
 
 
@@ -142,6 +149,7 @@ class _Training:
         self.texts = {
             name: one.training_texts(recipe.train.max_document_tokens) for name, one in sets.items()
         }
+        self.pairs = {name: one.pairs(recipe.reranker)[1] for name, one in sets.items() if recipe.reranker}
         self.used = [name for name in sets if any(name in stage.sets for stage in recipe.stages)]
 
     def steps(self) -> list[PlannedStep]:
@@ -149,8 +157,13 @@ class _Training:
         of = "+".join(self.used)
         return [
             PlannedStep("order", "plan", "batches", self._plan(), dataset="+".join(self.sets)),
-            PlannedStep("trained", "train", self.sets[MAIN].base.name, self._train(), dataset=of),
+            PlannedStep("trained", "train", self._trained.name, self._train(), dataset=of),
         ]
+
+    @property
+    def _trained(self) -> SizedModel:
+        main, reranker = self.sets[MAIN], self.recipe.reranker
+        return main.pairs(reranker)[0] if reranker else main.base
 
     def _plan(self) -> PlanWork:
         texts: list[Texts] = []
@@ -177,7 +190,7 @@ class _Training:
         num_steps = sum(self._num_steps(stage) for stage in stages)
         batches = [batch for stage in stages for batch in self._batches(stage)]
         return TrainWork(
-            shape=self.sets[MAIN].base.shape,
+            shape=self._trained.shape,
             dtype=self.dtype_of("train", train.dtype),
             texts=tuple(texts for stage in stages for texts in self._passed(stage, self._rows(stage))),
             num_steps=max(1, num_steps),
@@ -207,7 +220,11 @@ class _Training:
         texts: list[Texts] = []
         for name, count in rows.items():
             queries, documents = self.texts[name]
-            texts += [queries.times(count), documents.times(count * (1 + stage.sets[name].num_negatives))]
+            scored = count * (1 + stage.sets[name].num_negatives)
+            if name in self.pairs:
+                texts.append(self.pairs[name].times(scored))
+            else:
+                texts += [queries.times(count), documents.times(scored)]
         return tuple(texts)
 
     def _batches(self, stage: Stage) -> list[tuple[Texts, ...]]:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipelines.schemas import Split
 
@@ -18,7 +18,18 @@ class EvaluateConfig(BaseModel):
     """Rankings that stand beside the model's."""
     retrieval_depth: int = Field(default=100, ge=100)
     """Documents ranked for each query; recall@100 needs 100."""
+    rerank_depth: int = Field(default=50, ge=1)
+    """Of them, so many first ones are ranked again where the recipe trains a cross-encoder; those behind keep their
+    order."""
     bootstrap_samples: int = Field(default=2000, ge=100)
     """Resamples of the queries behind every 95% interval."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of the resampling."""
+
+    @model_validator(mode="after")
+    def _reranks_what_is_retrieved(self) -> "EvaluateConfig":
+        if self.rerank_depth > self.retrieval_depth:
+            raise ValueError(
+                f"rerank_depth ({self.rerank_depth}) exceeds retrieval_depth ({self.retrieval_depth})"
+            )
+        return self

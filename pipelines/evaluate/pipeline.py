@@ -1,6 +1,6 @@
 """Evaluate rankings of the same queries side by side, in this process."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,16 +17,27 @@ from pipelines.steps import Step, Work
 
 STAGE_VERSION = 1
 METRICS = ("ndcg@10", "mrr@10", "recall@10", "recall@100")
-DIFFERENCE = ("tuned", "base")
+Differences = Sequence[tuple[str, str]]
+"""Pairs of rankings that are compared query by query: the first less the second."""
+TRAINED = (("tuned", "base"),)
+"""What training made of the model."""
 
 
-def evaluate_step(data: Step, rankings: Mapping[str, Step], config: EvaluateConfig) -> Step:
+def evaluate_step(
+    data: Step,
+    rankings: Mapping[str, Step],
+    config: EvaluateConfig,
+    differences: Differences = TRAINED,
+    over: Mapping[str, str] | None = None,
+) -> Step:
     """Score every ranking, and the difference that training made, over the queries of one split.
 
     Args:
         data: The ingest step, for the labels.
-        rankings: Name -> search step; `base` and `tuned` are compared query by query.
+        rankings: Name -> a step with the table `candidates`.
         config: Split and bootstrap.
+        differences: Which rankings are compared query by query.
+        over: Name -> the ranking whose first documents it ranks again; the others follow it in their order.
 
     Returns:
         A step whose artifact has the table `metrics`, one row for each ranking and metric.
@@ -35,20 +46,40 @@ def evaluate_step(data: Step, rankings: Mapping[str, Step], config: EvaluateConf
         stage="evaluate",
         label=f"{data.label}-{config.split}",
         stage_version=STAGE_VERSION,
-        identity=config.model_dump(mode="json"),
+        # How deep is ranked again is felt through the rankings.
+        identity=config.model_dump(mode="json", exclude={"rerank_depth"}) | _told(differences, over),
         libraries=("ir-measures", "numpy", "pytrec-eval-terrier"),
         inputs={"data": data, **rankings},
-        run=partial(_run, names=tuple(rankings), config=config),
+        run=partial(
+            _run, names=tuple(rankings), config=config, differences=tuple(differences), over=dict(over or {})
+        ),
     )
 
 
-def _run(work: Work, names: tuple[str, ...], config: EvaluateConfig) -> Artifact:
+def _told(differences: Differences, over: Mapping[str, str] | None) -> dict[str, object]:
+    reranked: dict[str, object] = {
+        "differences": [list(pair) for pair in differences],
+        "over": dict(over or {}),
+    }
+    return reranked if over else {}
+
+
+def _run(
+    work: Work,
+    names: tuple[str, ...],
+    config: EvaluateConfig,
+    differences: Differences,
+    over: Mapping[str, str],
+) -> Artifact:
     data = work.inputs["data"]
     relevance = read_relevance(data, config.split)
     work.progress.total(len(names), "rankings")
     scored: dict[str, PerQuery] = {}
     for name in names:
-        scored[name] = per_query_metrics(read_ranking(work.inputs[name]), relevance, METRICS)
+        ranking = read_ranking(work.inputs[name])
+        if name in over:
+            ranking = continued(ranking, read_ranking(work.inputs[over[name]]))
+        scored[name] = per_query_metrics(ranking, relevance, METRICS)
         work.progress.advance()
     dataset = data.read_shard("documents", 0, columns=["dataset"]).column("dataset")[0].as_py()
     resampling = {"num_resamples": config.bootstrap_samples, "seed": config.seed}
@@ -57,11 +88,12 @@ def _run(work: Work, names: tuple[str, ...], config: EvaluateConfig) -> Artifact
         for name, per_query in scored.items()
         for metric, values in per_query.values.items()
     ]
-    after, before = (scored[name].values for name in DIFFERENCE)
-    rows += [
-        _row(" - ".join(DIFFERENCE), metric, paired_difference(after[metric], before[metric], **resampling))
-        for metric in METRICS
-    ]
+    for pair in differences:
+        after, before = (scored[name].values for name in pair)
+        rows += [
+            _row(" - ".join(pair), metric, paired_difference(after[metric], before[metric], **resampling))
+            for metric in METRICS
+        ]
     table = pa.Table.from_pylist([{**row, "dataset": dataset, "split": config.split} for row in rows])
     work.writer.write_shard("metrics", 0, schemas.conform(table, schemas.METRICS))
     return work.commit({"metrics": 1}, {"num_queries": len(scored[names[0]].queries)})
@@ -86,6 +118,27 @@ def read_ranking(candidates: Artifact) -> Ranking:
     table = candidates.read("candidates", columns=["query", "doc", "rank", "score"])
     retrieved = table.filter(pc.greater(table.column("rank"), np.int32(0)))
     return Ranking(*(retrieved.column(name).to_numpy() for name in ("query", "doc", "score")))
+
+
+def continued(ranking: Ranking, over: Ranking) -> Ranking:
+    """Return a ranking of some documents, with all others of the ranking that they are from behind them.
+
+    Args:
+        ranking: Of the first documents of ``over``, by other scores.
+        over: Whose order the others keep.
+    """
+    ranked = np.isin((over.query << 32) + over.doc, (ranking.query << 32) + ranking.doc)
+    order = np.lexsort((over.doc, -over.score, over.query))
+    query, doc, behind = over.query[order], over.doc[order], ~ranked[order]
+    # Places, not scores: measures may compute in float32, where close scores would tie below a logit.
+    first = np.searchsorted(query, query)
+    lowest = np.floor(ranking.score.min(initial=0.0))
+    score = lowest - 1.0 - (np.arange(len(query)) - first)
+    return Ranking(
+        np.concatenate([ranking.query, query[behind]]),
+        np.concatenate([ranking.doc, doc[behind]]),
+        np.concatenate([ranking.score.astype(np.float64), score[behind]]),
+    )
 
 
 def _row(run: str, metric: str, interval: Interval) -> dict[str, object]:

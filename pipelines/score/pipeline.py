@@ -65,7 +65,7 @@ def score_step(
             **config.model_dump(mode="json"),
         },
         libraries=LIBRARIES,
-        inputs={"data": data, "over": over},
+        inputs={"data": data, "over": over, **reranker.inputs},
         run=partial(_run, reranker=reranker, config=config),
     )
 
@@ -80,7 +80,7 @@ def _run(work: Work, reranker: Reranker, config: ScoreConfig) -> Artifact:
         gathering = Gathering(writer, data, over, reranker.config.rendering, layout, config.depth)
         store.describe(reranker.identity)
         _gather(work, gathering)
-        _score(work, layout, store, reranker.locate(), config)
+        _score(work, layout, store, reranker.locate(work.inputs), config)
         ranges = [
             {"range": index, "shards": sorted(missing & set(range(*cut)))}
             for index, cut in enumerate(layout.ranges)

@@ -1,14 +1,15 @@
 """A reranker as a step sees it: bytes, dtype and device kind known, so that scores can be keyed by them."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from cluster.artifacts import fingerprint
+from cluster.artifacts import Artifact, fingerprint
 from cluster.errors import UserError
 from models.reranking.rendering import Rendering
 from pipelines.score.config import RerankerConfig
-from pipelines.steps import label_of
+from pipelines.steps import Step, label_of
 
 if TYPE_CHECKING:
     import models.reranker
@@ -78,15 +79,17 @@ class Reranker:
 
     Args:
         config: As the recipe says.
-        digest: sha256 over weights, tokenizer, template and limits.
+        digest: sha256 over weights, tokenizer, template and limits, or the fingerprint of the step that makes it.
         dtype: Resolved dtype.
         device: ``"cpu"`` or ``"cuda"``.
+        made_by: The step whose artifact holds the model; None for the model that `config.source` names.
     """
 
     config: RerankerConfig
     digest: str
     dtype: str
     device: str
+    made_by: Step | None = None
 
     @classmethod
     def resolve(cls, config: RerankerConfig, session: "Session") -> "Reranker":
@@ -126,6 +129,30 @@ class Reranker:
             device=session.run_on("score", device_kind),
         )
 
+    @classmethod
+    def of_step(cls, config: RerankerConfig, step: Step, session: "Session") -> "Reranker":
+        """Return the reranker that a step of this run makes, whose files are not there yet.
+
+        Args:
+            config: How it reads; its source is what the step begins with.
+            step: Its artifact has the files `model/...`.
+            session: Asks a machine of the `score` role.
+        """
+        from models.precision import device_kind, resolve_dtype
+
+        return cls(
+            config=config,
+            digest=step.fingerprint,
+            dtype=session.run_on("score", resolve_dtype, config.dtype),
+            device=session.run_on("score", device_kind),
+            made_by=step,
+        )
+
+    @property
+    def inputs(self) -> dict[str, Step]:
+        """The step that a reader of this reranker depends on, if any."""
+        return {"reranker": self.made_by} if self.made_by else {}
+
     @property
     def identity(self) -> dict[str, object]:
         """What a pair's score depends on."""
@@ -139,15 +166,26 @@ class Reranker:
 
     @property
     def label(self) -> str:
-        """The source's last part."""
-        return label_of(self.config.source.rpartition(":")[2].rstrip("/").rpartition("/")[2])
+        """The source's last part, and the stage that made it where one did."""
+        name = label_of(self.config.source.rpartition(":")[2].rstrip("/").rpartition("/")[2])
+        return f"{name}-{self.made_by.stage}" if self.made_by else name
 
-    def locate(self) -> LocatedReranker:
-        """Return what workers load."""
+    def locate(self, inputs: Mapping[str, Artifact]) -> LocatedReranker:
+        """Return what workers load.
+
+        Args:
+            inputs: Artifacts of the reading step; holds `reranker` where a step makes it.
+        """
+        from models.reranking.description import reranker_digest
+
+        location, digest = self.config.source, self.digest
+        if self.made_by is not None:
+            location = str(inputs["reranker"].directory("model"))
+            digest = reranker_digest(location, self.config.rendering)
         return LocatedReranker(
-            location=self.config.source,
+            location=location,
             rendering=self.config.rendering,
-            digest=self.digest,
+            digest=digest,
             dtype=self.dtype,
             device=self.device,
             token_budget=self.config.token_budget,

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import distributed
 
-from models.encoder import Encoder
 from models.moe.balance import Watch, balance_loss, watch_routing
 from models.moe.upcycle import moe_blocks
 from pipelines.train.dealing import Inputs
+from pipelines.train.engine import Network
 
 
 class Balance:
@@ -26,7 +26,7 @@ class Balance:
         coefficient: Of the loss; 0 for none, and the experts are counted all the same.
     """
 
-    def __init__(self, encoder: Encoder, coefficient: float) -> None:
+    def __init__(self, encoder: Network, coefficient: float) -> None:
         self.encoder, self.coefficient = encoder, coefficient
         self.has_experts = bool(moe_blocks(encoder))
         self._watch = Watch([])

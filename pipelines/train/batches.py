@@ -12,8 +12,11 @@ import numpy as np
 import torch
 
 from models.losses.batch import Guide, LossBatch
-from models.losses.groups import group_scores
+from pipelines.train.config import TrainConfig
 from pipelines.train.dealing import DealtTexts, Inputs, cut_passes, cut_rows, deal, deal_texts, pad
+from pipelines.train.gather import gather
+from pipelines.train.groups import padded_groups, teacher_scores
+from pipelines.train.objective import objective
 from pipelines.train.order import Order
 from pipelines.train.tokens import TokenStore
 
@@ -64,6 +67,21 @@ class RankBatch:
     num_tokens: int
     queries: np.ndarray
 
+    def loss(self, embedded: list[torch.Tensor], config: TrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return this rank's part of the loss, and the scores of its rows' negatives where those are dynamic.
+
+        The parts of all ranks add up to the loss, and to the scores, of the global batch. Every rank must call it.
+
+        Args:
+            embedded: [B, D] of each pass.
+            config: Names the losses.
+        """
+        q_BD, own_nD, own_aD = self.split(embedded)
+        rows = self.with_embeddings(q_BD, gather(q_BD), gather(own_nD), gather(own_aD))
+        teacher_BGK = self.teacher_BGK.to(q_BD.device)
+        loss = objective(rows, teacher_BGK, self.teachers, config.loss, config.temperature)
+        return loss, self.score_negatives(rows) if config.dynamic_negatives else loss.new_zeros(0)
+
     def split(self, embedded: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the embeddings of this rank's queries, documents and answered queries, from those of the passes."""
         of_queries, of_documents, of_answers = self.num_passes
@@ -107,7 +125,7 @@ class RankBatch:
         assert rows.group_mask_BG is not None
         negative_BG = rows.group_mask_BG[:, 1:]
         with torch.no_grad():
-            scores_BG = group_scores(rows)[:, 1:].masked_fill(~negative_BG, 0.0)
+            scores_BG = rows.scores_BG[:, 1:].masked_fill(~negative_BG, 0.0)
         mean_B = scores_BG.sum(1) / negative_BG.sum(1).clamp(min=1)
         own = rows.weights_B > 0
         scores_n = mean_B.new_zeros(self.num_rows)
@@ -157,9 +175,9 @@ def rank_batch(
     cheapest = [] if shown is None else cut_passes(query_lengths[places][::world])
     cuts = cut_rows(cheapest, len(own_rows), max_rows)
     passes = [pad(asked, part) for part in np.split(query_rows[own_places], cuts)]
-    group_BG, group_mask_BG, teacher_BGK, answers_BGA = _groups(
-        order, own_rows, dealt.column_of, answered.column_of
-    )
+    columns = [[dealt.column_of[document] for document in order.own_group(row)] for row in own_rows]
+    group_BG, group_mask_BG = padded_groups(columns)
+    num_documents = group_BG.shape[1]
     return RankBatch(
         inputs=[*passes, *dealt.passes, *answered.passes],
         num_passes=(len(passes), len(dealt.passes), len(answered.passes)),
@@ -173,9 +191,9 @@ def rank_batch(
         group_BG=torch.from_numpy(group_BG),
         group_mask_BG=torch.from_numpy(group_mask_BG),
         log_counts_BN=_log_counts(order, own_rows, dealt),
-        teacher_BGK=torch.from_numpy(teacher_BGK),
+        teacher_BGK=torch.from_numpy(teacher_scores(order, own_rows, num_documents)),
         teachers=order.teachers,
-        answers_BGA=torch.from_numpy(answers_BGA),
+        answers_BGA=torch.from_numpy(_answers(order, own_rows, answered.column_of, num_documents)),
         guide=_guide(queries, order.queries[own_rows], order.queries[rows[places_M]], dealt.guide_NE),
         num_rows=len(rows),
         num_tokens=dealt.num_tokens + answered.num_tokens + int(query_lengths.sum()),
@@ -223,26 +241,13 @@ def _guide(
     return Guide(torch.from_numpy(q_BE), doc_NE, torch.from_numpy(q_ME))
 
 
-def _groups(
-    order: Order, rows: np.ndarray, document_columns: dict[int, int], answer_columns: dict[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return group_BG, group_mask_BG, teacher_BGK and answers_BGA of some rows."""
-    groups = [order.own_group(row) for row in rows]
-    scores = [order.scores_of(row) for row in rows]
+def _answers(order: Order, rows: np.ndarray, columns: dict[int, int], size: int) -> np.ndarray:
+    """Return answers_BGA of some rows, whose largest group has ``size`` documents."""
     # The positive answers the row's own query, which is no penalty's concern.
     answers = [[[], *order.answers_of(row)] for row in rows]
-    size = max(map(len, groups))
-    num_teachers = max((len(each) for row in scores for each in row), default=0)
     num_answers = max(len(each) for row in answers for each in row)
-    group_BG = np.zeros((len(rows), size), np.int64)
-    mask_BG = np.zeros((len(rows), size), bool)
-    teacher_BGK = np.full((len(rows), size, num_teachers), np.nan, np.float32)
     answers_BGA = np.full((len(rows), size, num_answers), -1, np.int64)
-    for index, group in enumerate(groups):
-        group_BG[index, : len(group)] = [document_columns[document] for document in group]
-        mask_BG[index, : len(group)] = True
-        for place, given in enumerate(scores[index]):
-            teacher_BGK[index, place, : len(given)] = np.array(given, np.float32)
-        for place, queries in enumerate(answers[index]):
-            answers_BGA[index, place, : len(queries)] = [answer_columns[query] for query in queries]
-    return group_BG, mask_BG, teacher_BGK, answers_BGA
+    for index, row in enumerate(answers):
+        for place, queries in enumerate(row):
+            answers_BGA[index, place, : len(queries)] = [columns[query] for query in queries]
+    return answers_BGA

@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 import yaml
 
 from cluster.artifacts import Artifact
+from pipelines.model import LocatedModel
 from pipelines.train.config import UNFELT
 from pipelines.train.sources import input_name
 from pipelines.train.task import TrainTask
@@ -93,22 +94,24 @@ def model_card(task: TrainTask, dimension: int, own_code: bool = False) -> str:
     }
     if on_hub:
         front["base_model"] = base
-    prompts, plan = task.model.prompts, task.plan.manifest
+    model = task.model
+    assert isinstance(model, LocatedModel)
+    prompts, plan = model.prompts, task.plan.manifest
     # DeepSpeed's own settings may name folders.
     settings = task.config.model_dump(mode="json", exclude=UNFELT | {"deepspeed"})
     named = bool(prompts.query or prompts.document)
-    apart = named and task.model.pooling == "mean" and not prompts.pooled
+    apart = named and model.pooling == "mean" and not prompts.pooled
     return _CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),
         name=task.writer.label,
         base=base,
-        data="\n".join(_data_lines(task.plan)),
+        data="\n".join(data_lines(task.plan)),
         rows=plan.summary["rows"],
         steps=plan.summary["steps"],
         dimension=dimension,
-        pooling=task.model.pooling,
-        query_tokens=task.model.max_query_tokens,
-        document_tokens=task.model.max_document_tokens,
+        pooling=model.pooling,
+        query_tokens=model.max_query_tokens,
+        document_tokens=model.max_document_tokens,
         query_prompt=f"`{prompts.query}`" if prompts.query else "none",
         document_prompt=f"`{prompts.document}`" if prompts.document else "none",
         instructions="".join(f"| prompt of a query, {name} | `{text!r}` |\n" for name, text in prompts.tasks),
@@ -116,13 +119,13 @@ def model_card(task: TrainTask, dimension: int, own_code: bool = False) -> str:
         trust=", trust_remote_code=True" if own_code else "",
         caution=" (the prompt is pooled here, and left out above)" if apart else "",
         query_prefix=prompts.query,
-        pooled=POOLED[task.model.pooling],
+        pooled=POOLED[model.pooling],
         key=task.writer.key,
         settings=yaml.safe_dump({"train": settings}, sort_keys=False),
     )
 
 
-def _data_lines(plan: Artifact) -> list[str]:
+def data_lines(plan: Artifact) -> list[str]:
     """Return a line of the card's table for every data set that is trained on, those of the most rows first."""
     counted = pc.value_counts(plan.read("order", columns=["dataset"]).column("dataset")).to_pylist()
     rows = {each["values"]: each["counts"] for each in counted}

@@ -9,7 +9,7 @@ import numpy as np
 from cluster.errors import UserError
 from models.errors import ModelError
 from pipelines.train.config import TrainConfig
-from pipelines.train.loss_config import BixseConfig, ClpConfig, MatryoshkaConfig, plain_terms
+from pipelines.train.loss_config import BixseConfig, ClpConfig, MatryoshkaConfig
 from pipelines.train.plan import Row
 
 
@@ -60,7 +60,7 @@ def check_plan(summary: Mapping[str, Any], config: TrainConfig) -> None:
             expected=f"less than {steps} steps",
             fix=f"set train.warmup_steps below {steps}, or raise train.epochs",
         )
-    for term in plain_terms(config.loss):
+    for term in config.losses:
         if isinstance(term, ClpConfig) and not summary["negatives_that_answer"]:
             raise UserError(
                 "no negative answers another query, so the penalty has nothing to act on",

@@ -1,10 +1,12 @@
 """What a recipe may say of training."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from pipelines.schemas import Split
+from pipelines.train.cross_encoder_config import CrossEncoderConfig, refusals
+from pipelines.train.lora_config import LoraConfig
 from pipelines.train.loss_config import (
     BixseConfig,
     ClpConfig,
@@ -52,23 +54,6 @@ PLANNED = {"few_shot"}
 """Fields of TrainConfig that the training feels through its plan alone."""
 
 
-class LoraConfig(BaseModel):
-    """Low-rank updates of linear layers; all other weights stay as they are."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rank: int = Field(default=16, ge=1)
-    """Of the update; 8 to 64 is usual."""
-    alpha: float = Field(default=32.0, gt=0, allow_inf_nan=False)
-    """The update is scaled by alpha / rank."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of the update's input. 0: off; drawn as train.dropout is."""
-    targets: tuple[str, ...] = Field(default=("*",), min_length=1)
-    """Names of linear layers, in full or from a dot on (`query`, `attention.*`); `*`: all of them."""
-    keep_adapter: bool = False
-    """Whether the update is written on its own too, in `adapter/`; the trained model always has it merged in."""
-
-
 class DevConfig(BaseModel):
     """Retrieval on a small part of the corpus, measured by the ranks themselves between two steps."""
 
@@ -95,6 +80,10 @@ class TrainConfig(BaseModel):
     """How an encoder is fine-tuned on mined groups."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cross_encoder: CrossEncoderConfig | None = None
+    """Train a cross-encoder, which reranks and teaches, on what the recipe's model finds; `{}` takes the defaults.
+    Null: train the recipe's model itself."""
 
     epochs: int = Field(default=1, ge=1)
     """Passes over the groups; a query with several positives contributes another one in each pass."""
@@ -239,7 +228,7 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _negatives_for_the_loss(self) -> "TrainConfig":
-        for term in plain_terms(self.loss):
+        for term in self.losses:
             in_group = not isinstance(term, InfonceConfig | BixseConfig | SpreadOutConfig) or not getattr(
                 term, "in_batch_negatives", True
             )
@@ -265,6 +254,12 @@ class TrainConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _felt_by_a_cross_encoder(self) -> "TrainConfig":
+        for text in refusals(self, type(self).model_fields) if self.cross_encoder else ():
+            raise ValueError(text)
+        return self
+
+    @model_validator(mode="after")
     def _one_guide(self) -> "TrainConfig":
         guides = sorted({t.guide for t in plain_terms(self.loss) if isinstance(t, InfonceConfig) and t.guide})
         if len(guides) > 1:
@@ -282,6 +277,16 @@ class TrainConfig(BaseModel):
         return tuple(stage.learning_rate or self.learning_rate for stage in self.stages) or (
             self.learning_rate,
         )
+
+    @property
+    def kind(self) -> Literal["embedding", "cross_encoder"]:
+        """What is trained: a key of pipelines.train.kinds.KINDS."""
+        return "cross_encoder" if self.cross_encoder else "embedding"
+
+    @property
+    def losses(self) -> list[Any]:
+        """All losses of what is trained, those inside matryoshka in its place."""
+        return plain_terms(self.cross_encoder.loss if self.cross_encoder else self.loss)
 
     @property
     def guide(self) -> str | None:

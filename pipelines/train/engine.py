@@ -14,11 +14,15 @@ from models.adapters import Lora, add_lora, train_only
 from models.encoder import Encoder
 from models.errors import ModelError
 from models.moe.upcycle import train_experts, upcycle
+from models.reranking.scorers import CrossEncoder
 from pipelines.train.attention import use_plain_attention
 from pipelines.train.checks import check_dimensions
 from pipelines.train.config import TrainConfig
 from pipelines.train.dealing import Inputs
 from pipelines.train.dropout import Rows, check_draws, row_keys, seed_by_row
+
+Network = Encoder | CrossEncoder
+"""What is trained: token ids, their mask and a mask of marked tokens in, a row a text out, float32."""
 
 
 class Tower(nn.Module):
@@ -33,21 +37,21 @@ class Tower(nn.Module):
         rows: What the encoder's dropouts draw by. None: it has none, or only evaluates.
     """
 
-    def __init__(self, encoder: Encoder, dtype: str, rows: Rows | None = None) -> None:
+    def __init__(self, encoder: Network, dtype: str, rows: Rows | None = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.dtype = getattr(torch, dtype)
         self.rows = rows or Rows()
 
     def forward(self, batches: list[Inputs], seeds: Sequence[int] | None = None) -> list[torch.Tensor]:
-        """Embed batch by batch.
+        """Embed, or score, batch by batch.
 
         Args:
             batches: Padded tensors.
             seeds: Of the dropout of each batch. None: in evaluation, where nothing is dropped.
 
         Returns:
-            Embeddings [B, D], float32, of each batch.
+            Embeddings [B, D], or scores [B] of a cross-encoder, float32, of each batch.
         """
         device = self.encoder.device
         low = self.dtype != torch.float32
@@ -76,12 +80,12 @@ class Trainable:
         engine: Wraps a Tower around it.
     """
 
-    encoder: Encoder
+    encoder: Network
     engine: Any
 
 
 def make_trainable(
-    encoder: Encoder, config: TrainConfig, dtype: str, reads_universal: bool = False
+    encoder: Network, config: TrainConfig, dtype: str, reads_universal: bool = False
 ) -> Trainable:
     """Put ``encoder`` under DeepSpeed; the process group exists already.
 
@@ -98,6 +102,7 @@ def make_trainable(
     check_dimensions(config, encoder.dimension)
     check_layout(encoder, config)
     if config.moe:
+        assert isinstance(encoder, Encoder)
         upcycle(encoder, config.moe.upcycling, config.seed)
         if config.moe.only_train:
             train_experts(encoder.backbone, config.moe.only_train)
@@ -142,7 +147,7 @@ def make_trainable(
     return Trainable(encoder, engine)
 
 
-def check_layout(encoder: Encoder, config: TrainConfig) -> None:
+def check_layout(encoder: Network, config: TrainConfig) -> None:
     """Refuse a ZeRO stage that the model's layout does not go with.
 
     Raises:
@@ -195,7 +200,7 @@ def lora_of(config: TrainConfig) -> Lora | None:
     return Lora(asked.rank, asked.alpha, asked.dropout, asked.targets) if asked else None
 
 
-def set_dropout(encoder: Encoder, dropout: float) -> None:
+def set_dropout(encoder: nn.Module, dropout: float) -> None:
     """Set every dropout of the backbone, that of attention included."""
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):

@@ -1,4 +1,4 @@
-"""The trained model as a directory that sentence-transformers and transformers load."""
+"""The trained model as files of the artifact: the weights that count, whole, in the layout of their kind."""
 
 import tempfile
 from collections.abc import Sequence
@@ -6,25 +6,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from torch import distributed
 
 from cluster.artifacts import ArtifactWriter
 from models.adapters import merge_lora, save_adapter
-from models.checkpoint import resolve_model, save_encoder, verify_export
-from models.moe.files import is_own_modelling_file
+from models.encoder import Encoder
 from models.moe.upcycle import upcycle
 from pipelines import schemas
 from pipelines.train import best_weights
 from pipelines.train.board import History
-from pipelines.train.card import model_card
 from pipelines.train.dev_metric import best
 from pipelines.train.engine import Trainable, lora_of, whole_weights
+from pipelines.train.kinds import KINDS
 from pipelines.train.task import TrainTask
-from pipelines.train.tokens import TokenStore, read_texts
-
-NUM_CHECKED_TEXTS = 100
 
 
 def export(trainable: Trainable, history: History, task: TrainTask) -> None:
@@ -35,7 +30,7 @@ def export(trainable: Trainable, history: History, task: TrainTask) -> None:
     Every rank must call it, rank 0 writes.
 
     Raises:
-        ModelError: sentence-transformers embeds with it differently; nothing is written.
+        ModelError: Another library makes something else of it; nothing is written.
     """
     weights = whole_weights(trainable)
     if distributed.get_rank() != 0:
@@ -47,22 +42,14 @@ def export(trainable: Trainable, history: History, task: TrainTask) -> None:
         weights |= best_weights.load(task.writer, chosen.steps)
     lora = lora_of(task.config)
     adapted, weights = weights, merge_lora(weights, lora) if lora else weights
-    source = resolve_model(task.model.location)
     encoder = replace(task.model.whole(), device="cpu").encoder()
     if task.config.moe:
+        assert isinstance(encoder, Encoder)
         upcycle(encoder, task.config.moe.upcycling, task.config.seed)
     # Not strict: of weights that are tied to each other the names hold one.
     assert not encoder.load_state_dict(weights, strict=False).unexpected_keys
-    ordinals = TokenStore.load(task.plan.directory("queries")).ordinals
-    # Those beyond are of further data sets.
-    queries = ordinals[ordinals < task.data.num_rows("queries")][:NUM_CHECKED_TEXTS]
-    texts = [text for _, found in read_texts(task.data, "query", np.asarray(queries)) for text in found]
     with tempfile.TemporaryDirectory(prefix="stope-export-") as directory:
-        save_encoder(encoder, directory, source, task.model.prompts, task.model.max_document_tokens)
-        for task_name in ("", *(name for name, _ in task.model.prompts.tasks)):
-            verify_export(directory, texts, task_name)
-        card = model_card(task, encoder.dimension, is_own_modelling_file(Path(directory)))
-        (Path(directory) / "README.md").write_text(card)
+        KINDS[task.config.kind].save(encoder, task, Path(directory))
         writer.put_directory("model", Path(directory))
     if lora and task.config.lora and task.config.lora.keep_adapter:
         with tempfile.TemporaryDirectory(prefix="stope-adapter-") as directory:

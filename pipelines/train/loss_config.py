@@ -1,5 +1,6 @@
 """What a recipe may say of the loss: one, or several that are added up."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -7,7 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 Partition = Literal["q-d", "q-q", "d-d", "d-q"]
 
 
-class _Term(BaseModel):
+class LossTerm(BaseModel):
+    """What every loss of a recipe has."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -19,7 +22,7 @@ class _Term(BaseModel):
         return self.model_dump(exclude={"name", "weight", "teacher"})
 
 
-class InfonceConfig(_Term):
+class InfonceConfig(LossTerm):
     """Cross entropy of the positive among all documents of the global batch."""
 
     name: Literal["infonce"] = "infonce"
@@ -56,7 +59,7 @@ class InfonceConfig(_Term):
         return self
 
 
-class ClpConfig(_Term):
+class ClpConfig(LossTerm):
     """InfoNCE, and a penalty where a negative moves away from the queries that it does answer."""
 
     name: Literal["clp"]
@@ -76,7 +79,7 @@ class ClpConfig(_Term):
         return self.model_dump(exclude={"name", "weight", "max_answers"})
 
 
-class _Distilled(_Term):
+class _Distilled(LossTerm):
     teacher: str | None = None
     """Whose scores count: a name under mine.teachers. Null: the only teacher."""
 
@@ -123,17 +126,21 @@ class BixseConfig(_Distilled):
     """Whether documents of other rows count."""
 
 
-class SpreadOutConfig(_Term):
+class SpreadOutConfig(LossTerm):
     """Mean squared cosine between unrelated queries, and between unrelated positives."""
 
     name: Literal["spread_out"]
     """Name in models.losses.LOSSES."""
 
 
-def _named(value: Any) -> Any:
-    """Make a list of one loss, and infonce of a loss without a name."""
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    return [{"name": "infonce", **each} if isinstance(each, dict) else each for each in values]
+def named(default: str) -> Callable[[Any], Any]:
+    """Return what makes a list of one loss, and the loss ``default`` of one without a name."""
+
+    def listed(value: Any) -> Any:
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        return [{"name": default, **each} if isinstance(each, dict) else each for each in values]
+
+    return listed
 
 
 PlainLoss = Annotated[
@@ -148,7 +155,7 @@ PlainLoss = Annotated[
 ]
 
 
-class MatryoshkaConfig(_Term):
+class MatryoshkaConfig(LossTerm):
     """Other losses over prefixes of the dimensions, so that shortened embeddings stay good."""
 
     name: Literal["matryoshka"]
@@ -157,7 +164,9 @@ class MatryoshkaConfig(_Term):
     """Lengths of the prefixes, the model's own dimension among them if the whole embedding is to count."""
     weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = None
     """Of each prefix. Null: 1 each."""
-    of: Annotated[tuple[PlainLoss, ...], BeforeValidator(_named), Field(min_length=1)] = (InfonceConfig(),)
+    of: Annotated[tuple[PlainLoss, ...], BeforeValidator(named("infonce")), Field(min_length=1)] = (
+        InfonceConfig(),
+    )
     """The loss, or the losses, that every prefix has."""
 
     @property
@@ -189,7 +198,7 @@ Losses = Annotated[
         ],
         ...,
     ],
-    BeforeValidator(_named),
+    BeforeValidator(named("infonce")),
     Field(min_length=1),
 ]
 """One loss, or a list of losses that are added up, each times its weight; without a name: infonce."""

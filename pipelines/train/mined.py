@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from cluster.artifacts import Artifact
 from models.prompts import Kind
-from pipelines.model import LocatedModel
 from pipelines.train.clusters import cluster_queries
 from pipelines.train.config import TrainConfig
+from pipelines.train.cross_encoder import LocatedTrained
 from pipelines.train.guide import guided
 from pipelines.train.plan import Group, Scores
 from pipelines.train.sources import OpenSource
@@ -58,7 +58,7 @@ def read_mined(
     source: OpenSource,
     firsts: Mapping[Kind, int],
     seen: Mapping[Kind, Seen],
-    model: LocatedModel,
+    model: LocatedTrained,
     config: TrainConfig,
 ) -> MinedSet:
     """Read a data set's groups and labels, and tokenise the texts that no data set before it has.
@@ -121,7 +121,7 @@ def _tokens(
     source: OpenSource,
     firsts: Mapping[Kind, int],
     seen: Mapping[Kind, Seen],
-    model: LocatedModel,
+    model: LocatedTrained,
 ) -> Texts:
     store, canonical = tokenize_unique(
         source.data, kind, ordinals, model.tokenizer(), seen[kind], firsts[kind]

@@ -5,13 +5,13 @@ import time
 import torch
 from torch import distributed, nn
 
-from models.encoder import Encoder
+from pipelines.train.engine import Network
 
 PROBE_S = 0.15
 """The fastest product within this time counts: other work can only slow one down."""
 
 
-def flops_per_token(encoder: Encoder) -> int:
+def flops_per_token(encoder: Network) -> int:
     """Return the FLOPs that training on one token takes, in linear layers alone.
 
     Two a weight forward, two for the gradient of a layer's input, two for that of a weight which is trained. What is
@@ -42,7 +42,7 @@ def matrix_flops_s(dtype: torch.dtype, device: torch.device) -> float:
     return 2.0 * size**3 / min(seconds)
 
 
-def peak_tokens_per_s(encoder: Encoder, dtype: str) -> float:
+def peak_tokens_per_s(encoder: Network, dtype: str) -> float:
     """Return the peak of all ranks together; every rank must call it.
 
     Args:

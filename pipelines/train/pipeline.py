@@ -5,10 +5,10 @@ from dataclasses import replace
 from functools import partial
 
 from cluster.artifacts import Artifact
-from models.prompts import Prompts
-from pipelines.model import Model
+from pipelines.model import LocatedModel, Model
 from pipelines.steps import Step, Work
 from pipelines.train.config import PLANNED, UNFELT, TrainConfig
+from pipelines.train.cross_encoder import Trained
 from pipelines.train.ranks import Ranks, num_workers
 from pipelines.train.refresh import Renew, renewed_plan
 from pipelines.train.sources import Source, check_guides, open_sources
@@ -23,7 +23,7 @@ STAGE_VERSION = 4
 def plan_step(
     data: Step,
     groups: Step,
-    model: Model,
+    model: Trained,
     config: TrainConfig,
     guides: Mapping[str, Step] | None = None,
     also: Sequence[Source] = (),
@@ -48,14 +48,16 @@ def plan_step(
         UserError: The guide, or the teacher of the clusters, is no dense teacher of each data set, or a stage names
             a data set that is none of them.
     """
-    prompts = _own_prompts(model, config)
-    further = [replace(each, prompts=prompts) if each.prompts == model.prompts else each for each in also]
-    sources = (Source(MAIN, data, groups, prompts, guides or {}), *further)
+    given, model = model, model.in_training(config.few_shot > 0, config.max_document_tokens)
+    further = [
+        replace(each, prompts=model.prompts) if each.prompts == given.prompts else each for each in also
+    ]
+    sources = (Source(MAIN, data, groups, model.prompts, guides or {}), *further)
     stages = resolve_stages(config, {source.name: source.settings for source in sources})
     read = {name: step for source in sources for name, step in source.inputs(config).items()}
     check_guides(sources, config)
-    tokens = {name: model.identity[name] for name in ("digest", "max_query_tokens")}
-    tokens |= {"prompts": prompts.identity, "max_document_tokens": _document_tokens(model, config)}
+    tokens = {name: model.identity[name] for name in ("digest", "max_query_tokens", "max_document_tokens")}
+    tokens["prompts"] = model.prompts.identity
     batches = config.batches.model_dump(mode="json", include={"clusters", "near_duplicate_jaccard"})
     return Step(
         stage="plan",
@@ -76,8 +78,10 @@ def plan_step(
     )
 
 
-def train_step(plan: Step, model: Model, config: TrainConfig, renew: Renew | None = None) -> Step:
+def train_step(plan: Step, model: Trained, config: TrainConfig, renew: Renew | None = None) -> Step:
     """Fine-tune ``model`` in the order of ``plan``; the number of workers is no part of it.
+
+    What kind of model that is, pipelines.train.kinds tells apart.
 
     Args:
         plan: Of the training, or of its first steps where the negatives are mined anew.
@@ -107,7 +111,7 @@ def train_step(plan: Step, model: Model, config: TrainConfig, renew: Renew | Non
     )
 
 
-def training_dtype(model: Model, config: TrainConfig) -> str:
+def training_dtype(model: Trained, config: TrainConfig) -> str:
     """Return the dtype of matrix products: what the recipe says, else bfloat16 if the model runs in it."""
     if config.dtype != "auto":
         return config.dtype
@@ -115,38 +119,18 @@ def training_dtype(model: Model, config: TrainConfig) -> str:
     return model.dtype if model.dtype == "bfloat16" else "float32"
 
 
-def _document_tokens(model: Model, config: TrainConfig) -> int:
-    return config.max_document_tokens or model.config.max_document_tokens
-
-
-def _own_prompts(model: Model, config: TrainConfig) -> Prompts:
-    """Return what stands before the texts of a plan: examples that are drawn take the place of fixed ones."""
-    if config.few_shot and model.config.prompts is not None:
-        return model.config.prompts.without_examples()
-    return model.prompts
-
-
-def _plan(work: Work, model: Model, config: TrainConfig, sources: Sequence[Source]) -> Artifact:
+def _plan(work: Work, model: Trained, config: TrainConfig, sources: Sequence[Source]) -> Artifact:
     from pipelines.train.planning import write_plan
 
     opened = open_sources(sources, work.inputs)
     work.progress.total(sum(source.groups.num_rows("groups") for source in opened), "groups")
     summary, counters = work.session.run_on(
-        "tokenize",
-        write_plan,
-        work.writer,
-        opened,
-        replace(
-            model.locate(work.inputs),
-            prompts=_own_prompts(model, config),
-            max_document_tokens=_document_tokens(model, config),
-        ),
-        config,
+        "tokenize", write_plan, work.writer, opened, model.locate(work.inputs), config
     )
     return work.commit({"order": 1}, summary, counters)
 
 
-def _train(work: Work, model: Model, config: TrainConfig, renew: Renew | None) -> Artifact:
+def _train(work: Work, model: Trained, config: TrainConfig, renew: Renew | None) -> Artifact:
     from pipelines.train.checks import check_plan
     from pipelines.train.watching import Training, event_folder, open_loggers
 
@@ -164,6 +148,7 @@ def _train(work: Work, model: Model, config: TrainConfig, renew: Renew | None) -
     threads = work.session.num_threads("train", num_workers(work.session))
     cut = None
     if config.dev:
+        assert isinstance(located, LocatedModel)
         cut = ray.put(work.session.run_on("tokenize", make_cut, data, located, config.dev, config.seed))
     task = TrainTask(plan, data, work.writer, located, config, threads, board, cut)
     num_steps = int(str(plan.manifest.summary["steps"]))
@@ -173,6 +158,7 @@ def _train(work: Work, model: Model, config: TrainConfig, renew: Renew | None) -
         with following(board, num_steps, work.progress, loggers) as follower:
             ranks = Ranks(task, work.session, follower)
             if renew and config.refresh_every_steps:
+                assert isinstance(model, Model)
                 ends = range(config.refresh_every_steps, num_steps, config.refresh_every_steps)
                 plan = renewed_plan(work, model, ends, renew, ranks.train_until)
             ranks.train(plan)

@@ -10,14 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from cluster.artifacts import ArtifactWriter
-from models.checkpoint import resolve_model
 from models.prompts import Kind
-from models.sentence_layout import check_prompts
 from pipelines import schemas
 from pipelines.model import LocatedModel
 from pipelines.train.alike import SHINGLE_WORDS, Alike, near_pairs, stand_ins
 from pipelines.train.checks import teacher_scores
 from pipelines.train.config import TrainConfig
+from pipelines.train.cross_encoder import LocatedTrained
 from pipelines.train.few_shot import show_examples
 from pipelines.train.mined import MinedSet, read_mined
 from pipelines.train.phases import Batch, plan_order
@@ -30,7 +29,7 @@ KINDS: tuple[Kind, Kind] = ("query", "document")
 
 
 def write_plan(
-    writer: ArtifactWriter, sources: Sequence[OpenSource], model: LocatedModel, config: TrainConfig
+    writer: ArtifactWriter, sources: Sequence[OpenSource], model: LocatedTrained, config: TrainConfig
 ) -> tuple[dict[str, object], dict[str, int]]:
     """Write the table `order` and the files `queries/*.npy` and `documents/*.npy`; with few-shot `shown_queries/*.npy`.
 
@@ -50,7 +49,7 @@ def write_plan(
         UserError: No query can be shown an example.
     """
     for source in sources:
-        check_prompts(resolve_model(model.location), source.prompts or model.prompts, model.pooling)
+        replace(model, prompts=source.prompts or model.prompts).check_prompts()
     firsts = first_ordinals(sources)
     seen: dict[Kind, Seen] = {kind: Seen() for kind in KINDS}
     mined = [
@@ -75,6 +74,7 @@ def write_plan(
 
     stores = {"queries": queries, "documents": documents}
     if config.few_shot:
+        assert isinstance(model, LocatedModel)
         stores["shown_queries"], shown = show_examples(batches, sources, firsts, model, config)
         counters |= shown
     writer.write_shard("order", 0, order_table(batches))

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.artifacts import Artifact, ArtifactWriter
-from pipelines.model import LocatedModel
 from pipelines.train.config import UNFELT, TrainConfig
+from pipelines.train.cross_encoder import LocatedTrained
 from pipelines.train.owner import Owner
 
 
@@ -30,7 +30,7 @@ class TrainTask:
     plan: Artifact
     data: Artifact
     writer: ArtifactWriter
-    model: LocatedModel
+    model: LocatedTrained
     config: TrainConfig
     num_threads: int
     board: Any

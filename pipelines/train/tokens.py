@@ -14,6 +14,7 @@ from cluster.errors import UserError
 from models.prompts import Kind
 from models.tokenization import TextTokenizer, Tokens, concatenate
 from pipelines import schemas
+from pipelines.train.cross_encoder import SideTokenizer
 
 TABLES: dict[Kind, tuple[str, str]] = {"query": ("queries", "query"), "document": ("documents", "doc")}
 """Kind of text -> its table in an ingest artifact and the column of its ordinal."""
@@ -92,7 +93,7 @@ def tokenize_unique(
     data: Artifact,
     kind: Kind,
     ordinals: np.ndarray,
-    tokenizer: TextTokenizer,
+    tokenizer: TextTokenizer | SideTokenizer,
     seen: Seen | None = None,
     first: int = 0,
 ) -> tuple[TokenStore, np.ndarray]:

@@ -1,7 +1,4 @@
-"""The training loop of one rank, top to bottom.
-
-Shapes: B rows, n documents and a answered queries of this rank, D dimensions.
-"""
+"""The training loop of one rank, top to bottom."""
 
 import math
 import time
@@ -15,7 +12,6 @@ from torch import distributed
 
 from pipelines.train import checkpoints
 from pipelines.train.balance import Balance
-from pipelines.train.batches import RankBatch, rank_batch
 from pipelines.train.board import StepRecord
 from pipelines.train.config import TrainConfig
 from pipelines.train.dev_watch import DevWatch
@@ -23,15 +19,14 @@ from pipelines.train.divergence import bad_loss
 from pipelines.train.dropout import pass_seed
 from pipelines.train.engine import Trainable, make_trainable
 from pipelines.train.export import export
-from pipelines.train.gather import add_up, gather
+from pipelines.train.gather import add_up
 from pipelines.train.gradcache import backward_passes, embed_passes
+from pipelines.train.kinds import KINDS, Batch
 from pipelines.train.messenger import Messenger, Wish
-from pipelines.train.objective import objective
 from pipelines.train.order import Order
 from pipelines.train.peak import peak_tokens_per_s
 from pipelines.train.schedule import learning_rates
 from pipelines.train.task import TrainTask
-from pipelines.train.tokens import TokenStore
 from pipelines.train.turns import begin_turns
 
 
@@ -45,8 +40,7 @@ def train_worker(task: TrainTask) -> None:
     config = task.config
     rank, world = distributed.get_rank(), distributed.get_world_size()
     order = Order.from_table(task.plan.read("order"), task.teachers)
-    queries, documents = (TokenStore.load(task.plan.directory(kind)) for kind in ("queries", "documents"))
-    shown = TokenStore.load(task.plan.directory("shown_queries")) if config.few_shot else None
+    cut = KINDS[config.kind].cutter(task)
     trainable, history = checkpoints.resume_or_begin(task.owner, partial(_make, task))
     dynamic = config.dynamic_negatives
     turns = history.turns = history.turns or (begin_turns(order) if dynamic else None)
@@ -68,7 +62,7 @@ def train_worker(task: TrainTask) -> None:
             break
         started = time.monotonic()
         own = turns.taken(order, step) if turns else order
-        batch = rank_batch(own, step, rank, world, queries, documents, config.gradcache_chunk, shown)
+        batch = cut(own, step, rank, world)
         wish = messenger.wish() if rank == 0 else Wish.NOTHING
         note = partial(turns.note, order, step, dynamic) if turns and dynamic else None
         record, agreed = take_step(trainable, batch, step, rates[step], config, wish, note)
@@ -100,7 +94,7 @@ def _make(task: TrainTask, reads_universal: bool) -> Trainable:
 
 def take_step(
     trainable: Trainable,
-    batch: RankBatch,
+    batch: Batch,
     step: int,
     rate: float,
     config: TrainConfig,
@@ -133,10 +127,7 @@ def take_step(
         cache = embed_passes(engine, batch.inputs, seeds) if config.gradcache_chunk else None
         embedded = cache.embedded if cache else engine(batch.inputs, seeds)
     balance.count(batch.inputs, batch.real)
-    q_BD, own_nD, own_aD = batch.split(embedded)
-    rows = batch.with_embeddings(q_BD, gather(q_BD), gather(own_nD), gather(own_aD))
-    loss = objective(rows, batch.teacher_BGK.to(q_BD.device), batch.teachers, config)
-    scores_n = batch.score_negatives(rows) if note else loss.new_zeros(0)
+    loss, scores_n = batch.loss(embedded, config)
     mean, wishes, scores = add_up(loss, wish, scores_n)
     if not math.isfinite(mean):
         return StepRecord(step, mean, rate, math.nan, batch.num_tokens, balance.largest_share), Wish(wishes)

@@ -1,4 +1,4 @@
-"""The ranks of test_train_ranks.py: they train a tiny encoder in every case and write what came of it.
+"""The ranks of test_train_ranks.py: they train a tiny model in every case and write what came of it.
 
 python tests/integration/rank_cases.py FOLDER
 """
@@ -17,6 +17,10 @@ from transformers import BertConfig, BertModel
 
 from cluster.artifacts import ArtifactStore
 from models.encoder import Encoder
+from models.reranking.network import load_network
+from models.reranking.pair_tokens import PairTokenizer
+from models.reranking.rendering import make_rendering
+from models.reranking.scorers import CrossEncoder
 from models.tokenization import Tokens
 from pipelines.metrics import Relevance
 from pipelines.train import best_weights, checkpoints
@@ -32,12 +36,14 @@ from pipelines.train.gather import gather
 from pipelines.train.messenger import Wish
 from pipelines.train.order import Order
 from pipelines.train.owner import Owner
+from pipelines.train.pair_batches import pair_batch
 from pipelines.train.plan import Row, mask_collisions
 from pipelines.train.planning import order_table
 from pipelines.train.tokens import TokenStore
 from pipelines.train.turns import begin_turns
 from pipelines.train.worker import take_step
 from tests.rank_processes import run_worlds
+from tests.tiny_rerankers import make_cross_encoder
 
 WORLDS = (1, 2, 4)
 STAGES = (1, 2, 3)
@@ -89,8 +95,32 @@ DYNAMIC = {
 RATIO, MAX_SCORE = 1.01, 0.98
 EPOCHS, QUICK = 5, 3e-3
 """Negatives must become easy within a few steps."""
+PAIRS = {
+    "pairs zero-1": {"cross_encoder": {}},
+    "pairs zero-3 gradcache": {"cross_encoder": {}, "zero_stage": 3, "gradcache_chunk": 3},
+}
+"""Cases of a cross-encoder that must equal plain torch."""
+OF_PAIRS = {
+    "pairs binary zero-2 dropout": {
+        "cross_encoder": {"loss": {"name": "binary_cross_entropy", "positive_weight": 2.0}},
+        "zero_stage": 2,
+        "dropout": 0.2,
+    },
+    "pairs distilled lora": {
+        "cross_encoder": {
+            "loss": [
+                {},
+                {"name": "soft_labels", "teacher": "judge"},
+                {"name": "margin_mse", "teacher": "words"},
+            ]
+        },
+        "lora": {"rank": 4, "alpha": 8},
+    },
+}
 CASES = {
     **REFERENCE,
+    **PAIRS,
+    **OF_PAIRS,
     **ADAPTED,
     **DROPPED,
     **SHOWN,
@@ -126,6 +156,17 @@ def tiny_encoder():
         max_position_embeddings=64, attn_implementation="sdpa", initializer_range=0.3,
     )  # fmt: skip
     return Encoder(BertModel(config, add_pooling_layer=False), "mean")
+
+
+def pair_tokenizer():
+    """Return the tokenizer of the tiny cross-encoder, which lies where the script was told to work."""
+    rendering = make_rendering("cross_encoder", max_query_tokens=30, max_document_tokens=40)
+    return PairTokenizer(Path(sys.argv[1]) / "cross_encoder", rendering)
+
+
+def tiny_cross_encoder():
+    tokenizer = pair_tokenizer()
+    return CrossEncoder(load_network(tokenizer.directory, "cross_encoder", "float32", "cpu"), tokenizer)
 
 
 def texts(ordinals, seed):
@@ -200,12 +241,15 @@ def train(settings, plan, resume_at=None, begun=None, handed_on=None, measured_i
         measured_in: Folder for the best weights; measures before and after each step.
     """
     order, queries, documents = plan
-    config = TrainConfig(**{"learning_rate": RATE, **settings}, temperature=0.2)
+    pairs = "cross_encoder" in settings
+    temperature = {} if pairs else {"temperature": 0.2}
+    config = TrainConfig(**{"learning_rate": RATE, **settings}, **temperature)
     dynamic = config.dynamic_negatives
     rank, world = distributed.get_rank(), distributed.get_world_size()
 
     def make(reads_universal):
-        return make_trainable(tiny_encoder(), config, "float32", reads_universal)
+        encoder = tiny_cross_encoder() if pairs else tiny_encoder()
+        return make_trainable(encoder, config, "float32", reads_universal)
 
     if begun:
         trainable, history = checkpoints.restore(begun, OWNER, make, "here")
@@ -232,8 +276,11 @@ def train(settings, plan, resume_at=None, begun=None, handed_on=None, measured_i
                 trainable, history = checkpoints.restore(Path(folders[0]), OWNER, make, "here")
                 distributed.barrier()
         turns = history.turns
-        own = turns.taken(order, step) if turns else order
-        batch = rank_batch(own, step, rank, world, queries, documents, config.gradcache_chunk, shown)
+        share = (turns.taken(order, step) if turns else order, step, rank, world, queries, documents)
+        if pairs:
+            batch = pair_batch(*share, pair_tokenizer(), config.gradcache_chunk)
+        else:
+            batch = rank_batch(*share, config.gradcache_chunk, shown)
         wish = Wish.SAVE if (rank, step) == (0, 1) else Wish.NOTHING
         note = partial(turns.note, order, step, dynamic) if turns else None
         record, agreed = take_step(trainable, batch, step, config.learning_rate, config, wish, note)
@@ -375,6 +422,40 @@ def reference(plan, dropout=0.0, shown=False, rate=RATE):
     return {name: p.detach() for name, p in encoder.named_parameters()}, losses, norms, replaced
 
 
+def reference_of_pairs(plan):
+    """The three steps of a cross-encoder in plain torch: one process, pair by pair, group by group."""
+    order, queries, documents = plan
+    scorer, tokenizer = tiny_cross_encoder().train(), pair_tokenizer()
+    set_dropout(scorer, 0.0)
+    matrices, others = ([p for p in scorer.parameters() if (p.ndim >= 2) is wide] for wide in (True, False))
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}], lr=RATE
+    )
+    losses, norms = [], []
+
+    def ids(store, ordinal):
+        return store.tokens.take(store.rows(np.asarray([ordinal]))).ids.tolist()
+
+    def score(query, document):
+        joined, start = tokenizer.join(ids(queries, query), ids(documents, document))
+        types = torch.tensor([[int(place >= start) for place in range(len(joined))]])
+        return scorer.network(input_ids=torch.tensor([joined]), token_type_ids=types).logits[0, 0]
+
+    for step in range(order.num_steps):
+        rows = order.rows(step)
+        total = 0.0
+        for row in rows:
+            scores = [score(int(order.queries[row]), document) for document in order.own_group(row)]
+            total = total + torch.logsumexp(torch.stack(scores), 0) - scores[0]
+        loss = total / len(rows)
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(scorer.parameters(), 1.0).item())
+        optimizer.step()
+        losses.append(loss.item())
+    return {name: p.detach() for name, p in scorer.named_parameters()}, losses, norms
+
+
 def gathered_gradient():
     """Gradient of one rank's rows where every rank weighs the gathered rows differently."""
     rank, world = distributed.get_rank(), distributed.get_world_size()
@@ -439,6 +520,7 @@ def run_cases(world, folder, plan, results):
         results[f"{case} resumed"] = replacing(*train(quick_settings(case), dynamic_plan(), resume_at=7))
     if world == 1:
         results["reference"] = reference(plan)[:3]
+        results["pairs reference"] = reference_of_pairs(plan)
         results["dropout reference"] = reference(plan, dropout=0.2)[:3]
         results["few-shot reference"] = reference(plan, dropout=0.2, shown=True)[:3]
         results["dynamic reference"] = reference(dynamic_plan(), rate=QUICK)
@@ -447,6 +529,7 @@ def run_cases(world, folder, plan, results):
 
 
 def main():
+    make_cross_encoder(Path(sys.argv[1]) / "cross_encoder")
     run_worlds(run_rank, {**{str(world): world for world in WORLDS}, "again": 1}, Path(sys.argv[1]))
 
 

@@ -108,3 +108,60 @@ def test_a_guide_and_clusters_are_read_of_every_set(folder):
         assert order.inputs[kind].stage == order.inputs[f"second.{kind}"].stage == "encode"
     with pytest.raises(UserError, match=r"no dense teacher of also\.second"):
         steps_of(folder, "train.loss.guide=model")
+
+
+CROSS = (
+    "train.batches={}",
+    "train.cross_encoder={max_query_tokens: 10, max_document_tokens: 40}",
+    "also.second.weight=1.0",
+)
+
+
+def test_a_cross_encoder_is_trained_on_what_the_model_finds_and_ranks_it_again(folder):
+    embedding, steps = steps_of(folder), steps_of(folder, *CROSS)
+    for name in ("groups", "second.groups", "base_embeddings"):
+        assert steps[name].key == embedding[name].key
+    start = steps["untrained"]
+    assert steps["order"].inputs["model"] is steps["trained"].inputs["model"] is start
+    # The prompt of a set is for searching it; in a pair nothing stands before a text.
+    assert set(steps["order"].identity["prompts"]["second"].values()) <= {"", False}
+    for name, made_by in (("untrained_ranking", start), ("tuned_ranking", steps["trained"])):
+        assert (
+            steps[name].inputs["reranker"] is made_by and steps[name].inputs["over"] is steps["base_ranking"]
+        )
+    assert set(steps["metrics"].inputs) == {"data", "base", "untrained", "tuned", "bm25"}
+    assert "tuned_embeddings" not in steps and targets("run", steps) == (
+        "groups",
+        "audit",
+        "metrics",
+        "trained",
+    )
+    with pytest.raises(UserError, match="embeds nothing"):
+        targets("index", steps)
+
+
+def test_the_seed_draws_a_head_and_the_loggers_leave_the_training_alone(folder):
+    first, seeded, watched = (
+        steps_of(folder, *CROSS, *more) for more in ((), ("train.seed=1",), ("train.tensorboard=true",))
+    )
+    assert first["untrained"].key != seeded["untrained"].key
+    assert first["trained"].key == watched["trained"].key != seeded["trained"].key
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("rounds=2",), "rounds .*does not search"),
+        (("also.second.in_batch_negatives=true",), "also.second.in_batch_negatives"),
+        (("train.cross_encoder.max_document_tokens=60",), "together at most 64"),
+        (("evaluate.rerank_depth=200",), "exceeds retrieval_depth"),
+    ],
+)
+def test_what_does_not_go_with_a_cross_encoder_is_refused_while_planning(folder, settings, words):
+    with pytest.raises(UserError, match=words):
+        steps_of(folder, *CROSS, *settings)
+
+
+def test_a_depth_of_reranking_without_a_reranker_is_refused(folder):
+    with pytest.raises(UserError, match="trains no cross-encoder"):
+        steps_of(folder, "evaluate.rerank_depth=20")

@@ -18,6 +18,7 @@ from pipelines.cost.works import (
     IngestWork,
     LexicalWork,
     PlanWork,
+    ScoreWork,
     SearchWork,
     SelectWork,
     TrainWork,
@@ -211,3 +212,17 @@ def test_chunks_hold_every_token_and_the_overlaps():
     assert chunks.count == 100 * len(cut)
     assert chunks.mean_tokens == pytest.approx(np.mean(cut))
     assert chunks.mean_square_tokens == pytest.approx(np.mean(np.square(cut)))
+
+
+def test_a_cross_encoder_passes_pairs_and_ranks_again_before_and_after(recipe_file, tmp_path, planned):
+    limits = "train.cross_encoder={max_query_tokens: 16, max_document_tokens: 32}"
+    steps = plan_of(recipe_file, tmp_path, limits, "evaluate.rerank_depth=7")
+    (train,), (before,) = works(steps, TrainWork), works(planned, TrainWork)
+    (pairs,), (queries, documents) = train.texts, before.texts
+    # Two epochs of ten queries, each with its positive and a negative.
+    assert pairs.count == documents.count == 2 * 10 * 2
+    assert pairs.mean_tokens == pytest.approx(queries.mean_tokens + documents.mean_tokens)
+    assert [work.pairs.count for work in works(steps, ScoreWork)] == [round(4 * (7 + 24 / 14))] * 2
+    names = [step.name for step in steps]
+    assert names[-3:] == ["tuned_ranking", "bm25_ranking", "metrics"] and "untrained_ranking" in names
+    assert "index" not in names and len(works(steps, EncodeWork)) == 1

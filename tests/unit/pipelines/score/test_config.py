@@ -105,7 +105,7 @@ def test_settings_that_contradict_are_refused(settings, message):
 
 def test_a_model_that_changes_after_the_plan_is_refused(cross_encoder, tmp_path):
     directory = shutil.copytree(cross_encoder, tmp_path / "judge")
-    located = resolve(directory, dtype="float32").locate()
+    located = resolve(directory, dtype="float32").locate({})
     assert located.load().score([("w1", "w2")]).shape == (1,)
     change(directory)
     with pytest.raises(UserError, match="changed while the run was under way"):
@@ -119,7 +119,7 @@ def test_a_row_names_the_pair_whose_score_is_not_finite(cross_encoder, tmp_path)
     words = next(name for name in weights if name.endswith("word_embeddings.weight"))
     weights[words][9] = np.nan  # w5
     save_file(weights, path, metadata={"format": "pt"})
-    located = resolve(directory, dtype="float32").locate()
+    located = resolve(directory, dtype="float32").locate({})
     tokens: Tokens = located.tokenizer().tokenize([("w1", "w2"), ("w1", "w5 w6"), ("w2", "w2")])
     row = {
         "row": 0, "deltas": [], "portion": {}, "names": np.array([[4, 70], [5, 71], [6, 72]]).tobytes(),

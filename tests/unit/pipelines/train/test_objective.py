@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.losses import LOSSES
+from models.losses.batch import GroupBatch
 from pipelines.train.config import TrainConfig
 from pipelines.train.objective import objective
 from tests.unit.models.losses.loss_batches import make_batch
@@ -14,8 +15,7 @@ TEACHERS = ("words", "judge")
 
 
 def value(batch, teacher_BGK, loss):
-    config = TrainConfig(loss=loss, temperature=0.3)
-    return objective(batch, teacher_BGK, TEACHERS, config).item()
+    return objective(batch, teacher_BGK, TEACHERS, TrainConfig(loss=loss).loss, 0.3).item()
 
 
 @pytest.fixture
@@ -55,6 +55,20 @@ def test_the_guide_counts_where_a_term_names_one(made):
     assert value(batch, teacher_BGK, guided) != value(batch, teacher_BGK, {})
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"matryoshka"}))
+OF_PAIRS = ("listwise_softmax", "binary_cross_entropy", "soft_labels", "margin_mse")
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"matryoshka", *OF_PAIRS[:2]}))
 def test_every_loss_takes_what_its_config_says(made, name):
     assert value(*made, {"name": name}) > 0
+
+
+@pytest.mark.parametrize("name", OF_PAIRS)
+def test_a_loss_over_groups_is_the_same_on_scores_as_on_embeddings(made, name):
+    batch, teacher_BGK = made
+    terms = TrainConfig(cross_encoder={"loss": {"name": name, "weight": 0.5}}).losses
+    scores = GroupBatch(batch.scores_BG, batch.group_mask_BG, batch.weights_B, batch.normalizer)
+    of_scores, of_embeddings = (
+        objective(each, teacher_BGK, TEACHERS, terms, 1.0).item() for each in (scores, batch)
+    )
+    assert of_scores == pytest.approx(of_embeddings, rel=1e-12) and of_scores > 0
