@@ -153,7 +153,7 @@ class TrainConfig(BaseModel):
     """Make experts of dense weights before the training; `{}` takes the defaults. Null: none; those that the model has
     already are trained on."""
     gradcache_chunk: int | None = Field(default=None, ge=1)
-    """Texts of one forward and backward pass on one worker: batches of any size in the memory of that many texts,
+    """Texts, or pairs, of one forward and backward pass on one worker: batches of any size in the memory of that many,
     for one more forward pass. Null: the whole batch at once."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""

@@ -60,7 +60,8 @@ class CrossEncoderConfig(BaseModel):
 
     source: str | None = None
     """What it begins with: an encoder or decoder, which is given a head drawn by train.seed, or a cross-encoder of one
-    label; a directory, a hub id or `package:<module>`. Null: the recipe's model."""
+    label; a directory, a hub id or `package:<module>`. With train.lora or train.only_train a new head is trained where
+    they name it (`classifier`, `score`), as lora's `*` does. Null: the recipe's model."""
     max_query_tokens: int = Field(default=64, ge=1)
     """Queries are cut here, special tokens not counted; a teacher that reads as much scores as it was trained."""
     max_document_tokens: int = Field(default=256, ge=1)
