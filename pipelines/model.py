@@ -1,22 +1,26 @@
 """An embedding model as a recipe names it and as a step sees it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.artifacts import Artifact
 from cluster.errors import UserError
+from pipelines.engine import EngineName, engine_identity, resolve_engine
 from pipelines.prompts import PromptsConfig, resolve_prompts
 from pipelines.steps import Step, label_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cluster.session import Session
     from models.encoder import Encoder
     from models.prompts import Prompts
-    from models.tokenization import TextTokenizer
+    from models.tokenization import TextTokenizer, Tokens
+    from models.vllm_engine.support import Engine
 
 
 class LatentAttentionConfig(BaseModel):
@@ -58,6 +62,11 @@ class ModelConfig(BaseModel):
     quantize: Literal["8bit", "4bit"] | None = None
     """Weights of linear layers in 8 bits (LLM.int8) or 4 (NF4, double quantisation) where texts are embedded, through
     bitsandbytes: a fraction of the memory. Training uses whole weights. Null: none."""
+    engine: EngineName = "torch"
+    """What embeds texts in the actors of the role `encode`: torch, or vllm (extra `vllm`), which batches by itself, up
+    to `encode.token_budget` tokens a pass. Training, evaluation in between and serving are torch's."""
+    gpu_memory_fraction: float = Field(default=0.9, gt=0, le=1)
+    """Of engine vllm: what an actor's engine takes, as it starts, of the actor's share of a GPU's memory."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class LocatedModel:
         attention: ``"causal"`` or ``"bidirectional"``; None: as the model's config says.
         latents: Number of latents and of heads of a pooler latent_attention that has no weights yet.
         quantize: ``"8bit"`` or ``"4bit"``; None: whole weights.
+        engine: vLLM where it embeds texts; None: torch.
     """
 
     location: str
@@ -87,6 +97,7 @@ class LocatedModel:
     attention: Literal["causal", "bidirectional"] | None = None
     latents: tuple[int, int] = (512, 8)
     quantize: Literal["8bit", "4bit"] | None = None
+    engine: "Engine | None" = None
 
     def tokenizer(self) -> "TextTokenizer":
         """Load the tokenizer, once a process."""
@@ -105,6 +116,32 @@ class LocatedModel:
             latents=self.latents,
             quantize=self.quantize,
         )
+
+    def embedder(self, token_budget: int) -> "Callable[[Tokens], np.ndarray]":
+        """Load what turns the tokens of N texts into float32 [N, D]: the encoder, or vLLM in its place.
+
+        Args:
+            token_budget: Tokens of one forward pass.
+        """
+        if self.engine is None:
+            from models.inference import embed
+
+            return partial(embed, self.encoder(), token_budget=token_budget)
+        from models.checkpoint import resolve_model
+        from models.vllm_engine.encoder import VllmEncoder
+        from models.vllm_engine.support import pools_outside
+
+        return VllmEncoder(
+            resolve_model(self.location),
+            self.engine,
+            pooling=self.pooling,
+            pools_outside=pools_outside(self.pooling, self.prompts),
+            dtype=self.dtype,
+            device=self.device,
+            max_tokens=max(self.max_query_tokens, self.max_document_tokens),
+            token_budget=token_budget,
+            attention=self.attention,
+        ).embed
 
     def check_prompts(self) -> None:
         """Refuse prompts that other libraries would read in another way once a model is trained with them.
@@ -142,6 +179,7 @@ class Model:
         prompts: Resolved prompts.
         dtype: Resolved dtype.
         device: ``"cpu"`` or ``"cuda"``.
+        engine: vLLM where it embeds texts; None: torch.
         trained_by: The step whose artifact holds the model; None for the model that `config.source` names.
     """
 
@@ -151,6 +189,7 @@ class Model:
     prompts: "Prompts"
     dtype: str
     device: str
+    engine: "Engine | None" = None
     trained_by: Step | None = None
 
     @classmethod
@@ -162,13 +201,15 @@ class Model:
             session: Asks a machine of the `encode` role what it has and which dtype it multiplies fastest.
 
         Raises:
-            ModelError: The source is no model that can be loaded, or cannot be given this attention.
+            ModelError: The source is no model that can be loaded, or cannot be given this attention, or the engine
+                is not installed or does not compute it.
         """
         from models.bidirectional import check_attention
         from models.checkpoint import resolve_model
         from models.layout import describe_model, max_positions, model_digest, read_config
         from models.low_bit import require_bitsandbytes
         from models.precision import device_kind, resolve_dtype
+        from models.vllm_engine.support import check_encoder
 
         directory = resolve_model(config.source)
         content = read_config(directory)
@@ -192,13 +233,18 @@ class Model:
             prompts = resolve_prompts(
                 config.prompts, directory, config.max_query_tokens, config.max_document_tokens
             )
+        pooling = config.pooling or description.pooling
+        if config.engine == "vllm":
+            longest = max(config.max_query_tokens, config.max_document_tokens)
+            check_encoder(content, config.source, pooling, config.attention, config.quantize, longest)
         return cls(
             config=config,
             digest=model_digest(directory),
-            pooling=config.pooling or description.pooling,
+            pooling=pooling,
             prompts=prompts,
             dtype=session.run_on("encode", resolve_dtype, config.dtype),
             device=session.run_on("encode", device_kind),
+            engine=resolve_engine(config.engine, config.gpu_memory_fraction, "encode", session),
         )
 
     def in_training(self, few_shot: bool, max_document_tokens: int | None) -> "Model":
@@ -233,7 +279,11 @@ class Model:
         }
 
     def _further_identity(self) -> dict[str, object]:
-        told: dict[str, object] = {"attention": self.config.attention, "quantize": self.config.quantize}
+        told: dict[str, object] = {
+            "attention": self.config.attention,
+            "quantize": self.config.quantize,
+            "engine": engine_identity(self.engine),
+        }
         if self.pooling == "latent_attention":
             told["latent_attention"] = self.config.latent_attention.model_dump()
         return {name: value for name, value in told.items() if value is not None}
@@ -267,4 +317,5 @@ class Model:
             attention=self.config.attention,
             latents=(self.config.latent_attention.num_latents, self.config.latent_attention.num_heads),
             quantize=self.config.quantize,
+            engine=self.engine,
         )

@@ -184,6 +184,15 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _engine_knows_the_model(self) -> "Recipe":
+        if self.model.engine != "torch" and self.train.moe is not None:
+            raise ValueError(
+                f"model.engine {self.model.engine}: train.moe makes experts, which it does not compute: write "
+                "engine: torch"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _training_cuts_shorter(self) -> "Recipe":
         cut, whole = self.train.max_document_tokens, self.model.max_document_tokens
         if cut is not None and cut > whole:

@@ -9,7 +9,13 @@ WORDS = [f"w{index}" for index in range(60)]
 
 
 def make_cross_encoder(
-    directory: Path, *, labels: int = 1, seed: int = 0, positions: int = 64, types: bool = True
+    directory: Path,
+    *,
+    labels: int = 1,
+    seed: int = 0,
+    positions: int = 64,
+    types: bool = True,
+    heads: int = 2,
 ) -> Path:
     """Save a 2-layer, hidden-32 BertForSequenceClassification and its tokenizer; returns the directory."""
     import torch
@@ -36,7 +42,7 @@ def make_cross_encoder(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = BertConfig(
-            vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=heads,
             intermediate_size=64, max_position_embeddings=positions, initializer_range=0.3, num_labels=labels,
         )  # fmt: skip
         BertForSequenceClassification(config).save_pretrained(str(directory))

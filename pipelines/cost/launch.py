@@ -26,7 +26,9 @@ from pipelines.cost.seats import Hardware, num_ranks, rates_of
 from pipelines.cost.show import as_json as to_json
 from pipelines.cost.show import print_estimate, size
 from pipelines.cost.works import PlannedStep
+from pipelines.mine.config import RerankerTeacher
 from pipelines.recipe import Recipe, load_recipe
+from pipelines.search.config import DenseTeacher
 from pipelines.train.stages import MAIN
 
 TABLE_WIDTH = 132
@@ -162,6 +164,10 @@ def _not_priced(question: Question, recipe: Recipe) -> list[str]:
             f"mining anew every {recipe.train.refresh_every_steps:,} steps of the training is not priced: each time "
             "takes as long as the first encode, search and select"
         )
+    teachers = [teacher for mine in mining.values() for teacher in mine.teachers.values()]
+    models = [one.model for one in teachers if isinstance(one, DenseTeacher | RerankerTeacher) and one.model]
+    if any(model.engine == "vllm" for model in [recipe.model, *models]):
+        notes.append("engine vllm is priced as torch is: time and memory are those of torch's forward pass")
     if recipe.also and question.is_planned:
         notes.append(f"--documents and --queries are of {MAIN}; what stands under also is taken as it is")
     return notes

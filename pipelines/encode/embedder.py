@@ -7,7 +7,6 @@ import numpy as np
 
 from cluster.errors import UserError
 from models.errors import ModelError
-from models.inference import embed
 from models.quantization import truncate
 from models.tokenization import Tokens
 from pipelines.encode.config import EncodeConfig
@@ -27,7 +26,7 @@ class Embedder:
         self._config = config
         self._problem: UserError | ModelError | None = None
         try:
-            self._encoder = model.encoder()
+            self._embed = model.embedder(config.token_budget)
             if digest is not None:
                 # After loading: files exchanged meanwhile are seen as well.
                 _require_files(model.location, digest)
@@ -51,7 +50,7 @@ class Embedder:
             offsets=np.frombuffer(row.pop("offsets"), dtype=np.int64),
             pool_starts=np.frombuffer(row.pop("pool_starts"), dtype=np.int32),
         )
-        emb_ND = embed(self._encoder, tokens, self._config.token_budget)
+        emb_ND = self._embed(tokens)
         bad = np.flatnonzero(~np.isfinite(emb_ND).all(axis=1))
         if len(bad):
             raise UserError(

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.reranking.rendering import Rendering, make_rendering
+from pipelines.engine import EngineName
 
 
 class RerankerConfig(BaseModel):
@@ -34,6 +35,11 @@ class RerankerConfig(BaseModel):
     """Tokens of one forward pass, padding counted. 4,096 suits a processor, 32,768 a GPU."""
     activation: Literal["none", "sigmoid"] = "none"
     """Of a cross-encoder's logit in the candidates; sigmoid: scores in 0..1. The ranking is the same."""
+    engine: EngineName = "torch"
+    """What scores pairs in the actors of the role `score`: torch, or vllm (extra `vllm`), which batches by itself, up
+    to `token_budget` tokens a pass."""
+    gpu_memory_fraction: float = Field(default=0.9, gt=0, le=1)
+    """Of engine vllm: what an actor's engine takes, as it starts, of the actor's share of a GPU's memory."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RerankerConfig":

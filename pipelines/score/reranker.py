@@ -1,20 +1,26 @@
 """A reranker as a step sees it: bytes, dtype and device kind known, so that scores can be keyed by them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.artifacts import Artifact, fingerprint
 from cluster.errors import UserError
 from models.reranking.rendering import Rendering
+from pipelines.engine import engine_identity, resolve_engine
 from pipelines.score.config import RerankerConfig
 from pipelines.steps import Step, label_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
     import models.reranker
     from cluster.session import Session
     from models.reranking.pair_tokens import PairTokenizer
+    from models.tokenization import Tokens
+    from models.vllm_engine.support import Engine
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class LocatedReranker:
         dtype: Of weights and activations.
         device: ``"cpu"`` or ``"cuda"``.
         token_budget: Tokens of one forward pass.
+        engine: vLLM where it scores; None: torch.
     """
 
     location: str
@@ -36,6 +43,7 @@ class LocatedReranker:
     dtype: str
     device: str
     token_budget: int
+    engine: "Engine | None" = None
 
     def tokenizer(self) -> "PairTokenizer":
         """Load the tokenizer, once a process."""
@@ -45,11 +53,34 @@ class LocatedReranker:
         """Load the network in evaluation mode.
 
         Raises:
-            UserError: The files are no longer those that the run was planned with: their scores would be stored
-                under the name of others, for good.
+            UserError: The files are no longer those that the run was planned with.
         """
-        from models.checkpoint import resolve_model
         from models.reranker import load_reranker
+
+        return load_reranker(self._directory(), self.rendering, self.dtype, self.device)
+
+    def scorer(self) -> "Callable[[Tokens], np.ndarray]":
+        """Load what turns the tokens of P pairs into float32 [P]: the network, or vLLM in its place.
+
+        Raises:
+            UserError: The files are no longer those that the run was planned with.
+        """
+        if self.engine is None:
+            return partial(self.load().score_tokens, token_budget=self.token_budget)
+        from models.vllm_engine.reranker import VllmReranker
+
+        return VllmReranker(
+            self._directory(),
+            self.rendering,
+            self.engine,
+            dtype=self.dtype,
+            device=self.device,
+            token_budget=self.token_budget,
+        ).score_tokens
+
+    def _directory(self) -> Path:
+        """Return where the files are, unchanged: scores of others would be stored under their name, for good."""
+        from models.checkpoint import resolve_model
         from models.reranking.description import reranker_digest
 
         directory = resolve_model(self.location)
@@ -62,7 +93,7 @@ class LocatedReranker:
                 expected=f"sha256 {self.digest[:12]}",
                 fix="run the same command again",
             )
-        return load_reranker(directory, self.rendering, self.dtype, self.device)
+        return directory
 
 
 @lru_cache(maxsize=4)
@@ -83,6 +114,7 @@ class Reranker:
         dtype: Resolved dtype.
         device: ``"cpu"`` or ``"cuda"``.
         made_by: The step whose artifact holds the model; None for the model that `config.source` names.
+        engine: vLLM where it scores; None: torch.
     """
 
     config: RerankerConfig
@@ -90,6 +122,7 @@ class Reranker:
     dtype: str
     device: str
     made_by: Step | None = None
+    engine: "Engine | None" = None
 
     @classmethod
     def resolve(cls, config: RerankerConfig, session: "Session") -> "Reranker":
@@ -100,17 +133,20 @@ class Reranker:
             session: Asks a machine of the `score` role what it has and which dtype it multiplies fastest.
 
         Raises:
-            ModelError: The source is no reranker of this method.
+            ModelError: The source is no reranker of this method, or the engine is not installed or does not compute
+                it.
             UserError: Its limits exceed the model's positions.
         """
         from models.checkpoint import resolve_model
         from models.layout import max_positions, read_config
         from models.precision import device_kind, resolve_dtype
         from models.reranking.description import check_architecture, reranker_digest
+        from models.vllm_engine.support import check_reranker
 
         directory = resolve_model(config.source)
         check_architecture(directory, config.method)
-        positions = max_positions(read_config(directory))
+        content = read_config(directory)
+        positions = max_positions(content)
         longest = config.max_query_tokens + config.max_document_tokens
         if positions and longest > positions:
             raise UserError(
@@ -122,11 +158,14 @@ class Reranker:
                 if positions > config.max_query_tokens
                 else f"set max_query_tokens: {positions // 4} and max_document_tokens: {positions // 2}",
             )
+        if config.engine == "vllm":
+            check_reranker(content, config.source, config.method)
         return cls(
             config=config,
             digest=reranker_digest(directory, config.rendering),
             dtype=session.run_on("score", resolve_dtype, config.dtype),
             device=session.run_on("score", device_kind),
+            engine=resolve_engine(config.engine, config.gpu_memory_fraction, "score", session),
         )
 
     @classmethod
@@ -157,7 +196,14 @@ class Reranker:
     def identity(self) -> dict[str, object]:
         """What a pair's score depends on."""
         rendering = {**asdict(self.config.rendering), "answers": list(self.config.answers)}
-        return {"digest": self.digest, "rendering": rendering, "dtype": self.dtype, "device": self.device}
+        engine = engine_identity(self.engine)
+        return {
+            "digest": self.digest,
+            "rendering": rendering,
+            "dtype": self.dtype,
+            "device": self.device,
+            **({"engine": engine} if engine else {}),
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -189,4 +235,5 @@ class Reranker:
             dtype=self.dtype,
             device=self.device,
             token_budget=self.config.token_budget,
+            engine=self.engine,
         )

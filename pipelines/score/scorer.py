@@ -1,16 +1,14 @@
 """The actor that scores one row of tokenised pairs after the other."""
 
+from collections.abc import Callable
 from functools import cached_property
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from models.tokenization import Tokens
 from pipelines.score.reranker import LocatedReranker
-
-if TYPE_CHECKING:
-    from models.reranker import Reranker
 
 
 class Scorer:
@@ -24,8 +22,8 @@ class Scorer:
         self._located = reranker
 
     @cached_property
-    def _reranker(self) -> "Reranker":
-        return self._located.load()
+    def _score(self) -> Callable[[Tokens], np.ndarray]:
+        return self._located.scorer()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the row with `scores` (float32 [M]) in place of the tokens.
@@ -43,7 +41,7 @@ class Scorer:
         )
         scores_M = np.zeros(0, np.float32)
         if len(tokens):
-            scores_M = self._reranker.score_tokens(tokens, self._located.token_budget)
+            scores_M = self._score(tokens)
         names = np.frombuffer(row["names"], np.int64).reshape(-1, 2)
 
         def name(index: int) -> str:
