@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 PROCESSOR_CACHE_BYTES = 2**30
 """Keys and values that an engine on a processor keeps; left alone it would take most of the machine's memory."""
 
+MAX_REASON = 300
+"""Characters of vLLM's own words that an error repeats."""
+
 _ENVIRONMENT = {
     # The engine lives in the process that asks for it: when that ends, however it ends, the GPU is free again.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -84,8 +87,9 @@ def start(
             raise ModelError(
                 "vLLM cannot load this model",
                 str(directory),
-                got=str(error).strip().splitlines()[0],
-                fix="write engine: torch where the recipe names the model",
+                got=" ".join(str(error).split())[:MAX_REASON],
+                fix="lower gpu_memory_fraction where memory is short; else write engine: torch where the recipe "
+                "names the model",
             ) from error
 
 

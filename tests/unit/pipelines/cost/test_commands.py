@@ -58,6 +58,15 @@ def test_the_table_names_every_step_and_the_total(recipe_file, tmp_path):
         assert word in shown
 
 
+def test_an_engine_is_priced_as_torch_and_says_so(recipe_file, tmp_path):
+    arguments = (recipe_file, "--documents", 10**6, "-d", "h100x8", "--storage", tmp_path, "--json")
+    plain, engined = (
+        json.loads(run(*arguments, *more).stdout) for more in ((), ("--set", "model.engine=vllm"))
+    )
+    assert engined["steps"] == plain["steps"]
+    assert len(engined["notes"]) == len(plain["notes"]) + 1 and "engine vllm" in engined["notes"][-1]
+
+
 def test_of_several_data_sets_every_row_says_which_one_it_belongs_to(recipe_file, beir, tmp_path):
     alone = run(recipe_file, "--no-measure", "--storage", tmp_path).stdout
     assert "data set" not in alone and "starve" in alone
