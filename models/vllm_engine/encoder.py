@@ -75,9 +75,11 @@ class VllmEncoder:
             max_tokens=max_tokens,
             token_budget=token_budget,
             overrides=overrides,
-            runner="pooling",
-            convert="embed",
-            pooler_config={"task": self._task, "use_activation": False, **pooler},
+            options={
+                "runner": "pooling",
+                "convert": "embed",
+                "pooler_config": {"task": self._task, "use_activation": False, **pooler},
+            },
         )
 
     def embed(self, tokens: Tokens) -> np.ndarray:

@@ -64,7 +64,7 @@ class VllmReranker:
             max_tokens=self._max_tokens + (rendering.method != "cross_encoder"),
             token_budget=token_budget,
             overrides=overrides,
-            **options,
+            options=options,
         )
         self.has_types = int(config.get("type_vocab_size") or 0) > 1
 

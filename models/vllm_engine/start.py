@@ -1,7 +1,8 @@
 """An engine is started: one in a process, inside it, on tokens alone."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def start(
     max_tokens: int,
     token_budget: int,
     overrides: Mapping[str, Any],
-    **options: Any,
+    options: Mapping[str, Any],
 ) -> "LLM":
     """Start vLLM on a model's directory.
 
@@ -65,9 +66,8 @@ def start(
         )
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if device == "cpu":
-        # Compiling takes longer there than it saves.
-        options |= {"kv_cache_memory_bytes": PROCESSOR_CACHE_BYTES, "enforce_eager": True}
+    # On a processor compiling takes longer than it saves.
+    own = {"kv_cache_memory_bytes": PROCESSOR_CACHE_BYTES, "enforce_eager": True} if device == "cpu" else {}
     with silence():
         from vllm import LLM
 
@@ -82,6 +82,7 @@ def start(
                 # positions.
                 hf_overrides={"model_max_length": max_tokens, **overrides},
                 **options,
+                **own,
             )
         except (ValueError, RuntimeError, OSError) as error:
             raise ModelError(
@@ -95,8 +96,7 @@ def start(
 
 def prompts_of(tokens: Tokens) -> list[Any]:
     """Return the token ids of N texts as prompts of vLLM."""
-    return [{"prompt_token_ids": tokens.ids[a:b].tolist()} for a, b in _bounds(tokens)]
-
-
-def _bounds(tokens: Tokens) -> Iterator[tuple[int, int]]:
-    return zip(tokens.offsets[:-1].tolist(), tokens.offsets[1:].tolist(), strict=True)
+    return [
+        {"prompt_token_ids": tokens.ids[start:stop].tolist()}
+        for start, stop in pairwise(tokens.offsets.tolist())
+    ]
