@@ -115,23 +115,19 @@ class Session:
                     os.environ[key] = value
             self._environment = {}
 
-    def resources(self, role: RoleName) -> dict[str, Any]:
-        """Return what one actor of ``role`` asks of Ray, as keyword arguments of ``ray.remote``."""
+    def resources(self, role: RoleName, alone: bool = False) -> dict[str, Any]:
+        """Return what one actor of ``role`` asks of Ray, as keyword arguments of ``ray.remote``.
+
+        Where it stands ``alone``, no other role's beside it, on the embedded cluster that is a whole core at least.
+        """
         wanted = self.definition.role(role)
-        asked: dict[str, Any] = {"num_cpus": wanted.cpus, "num_gpus": wanted.gpus}
+        cpus = max(1, wanted.cpus) if alone and self.definition.is_local else wanted.cpus
+        asked: dict[str, Any] = {"num_cpus": cpus, "num_gpus": wanted.gpus}
         if wanted.memory is not None:
             asked["memory"] = wanted.memory
         if not self.definition.is_local:
             asked["label_selector"] = {"ray.io/node-group": wanted.group}
         return asked
-
-    def resources_alone(self, role: RoleName) -> dict[str, Any]:
-        """Return the same for work that no actors of another role stand beside.
-
-        On the embedded cluster it takes a whole core: as many processes as cores, each of which imports for seconds.
-        """
-        asked = self.resources(role)
-        return {**asked, "num_cpus": max(1, asked["num_cpus"])} if self.definition.is_local else asked
 
     def num_threads(self, role: RoleName, actors: int) -> int:
         """Return how many threads one of ``actors`` actors of ``role`` computes with, at least 1.

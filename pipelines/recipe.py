@@ -15,7 +15,7 @@ from pipelines.evaluate.config import EvaluateConfig
 from pipelines.index.config import IndexConfig
 from pipelines.ingest.config import DataConfig, DocstringsConfig
 from pipelines.mine.config import MineConfig
-from pipelines.model import ModelConfig
+from pipelines.model_config import ModelConfig
 from pipelines.report.config import AuditConfig
 from pipelines.score.config import RerankerConfig
 from pipelines.search.config import DenseTeacher

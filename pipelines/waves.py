@@ -65,7 +65,7 @@ def run_tasks(
     session.start()
     import ray
 
-    task = ray.remote(**session.resources_alone(role))(_call)
+    task = ray.remote(**session.resources(role, alone=True))(_call)
     held = ray.put(function)
     running: list[Any] = []
     for row in descriptors:

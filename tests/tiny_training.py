@@ -16,7 +16,8 @@ from cluster.artifacts import ArtifactStore
 from cluster.definition import load_definition
 from cluster.session import Session
 from pipelines import schemas
-from pipelines.model import Model, ModelConfig
+from pipelines.model import Model
+from pipelines.model_config import ModelConfig
 from pipelines.steps import Step, Work
 from pipelines.train.config import TrainConfig
 from pipelines.train.cross_encoder import CrossEncoderModel

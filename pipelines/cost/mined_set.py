@@ -25,7 +25,7 @@ from pipelines.cost.works import (
 from pipelines.encode.config import EncodeConfig
 from pipelines.ingest.config import DataConfig
 from pipelines.mine.config import MineConfig, RerankerTeacher, sources_of
-from pipelines.model import ModelConfig
+from pipelines.model_config import ModelConfig
 from pipelines.score.config import RerankerConfig
 from pipelines.search.config import Bm25Teacher, DenseTeacher
 from pipelines.train.stages import MAIN

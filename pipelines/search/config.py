@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipelines.model import ModelConfig
+from pipelines.model_config import ModelConfig
 
 
 class IvfConfig(BaseModel):

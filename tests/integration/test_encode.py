@@ -26,7 +26,8 @@ from pipelines.index.config import IndexConfig
 from pipelines.index.pipeline import index_step
 from pipelines.ingest.config import TextsConfig
 from pipelines.ingest.pipeline import ingest_step
-from pipelines.model import Model, ModelConfig
+from pipelines.model import Model
+from pipelines.model_config import ModelConfig
 from pipelines.recipe import Recipe
 from pipelines.release import create_release
 from serve.config import ServeConfig

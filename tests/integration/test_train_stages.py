@@ -5,7 +5,8 @@ import pytest
 
 from cluster.artifacts import ArtifactStore
 from models.prompts import Prompts
-from pipelines.model import Model, ModelConfig
+from pipelines.model import Model
+from pipelines.model_config import ModelConfig
 from pipelines.train.config import TrainConfig
 from pipelines.train.pipeline import plan_step, train_step
 from pipelines.train.sources import Source

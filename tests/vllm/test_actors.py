@@ -12,7 +12,8 @@ from pipelines.encode.config import EncodeConfig
 from pipelines.encode.pipeline import encode_step
 from pipelines.ingest.config import TextsConfig
 from pipelines.ingest.pipeline import ingest_step
-from pipelines.model import Model, ModelConfig
+from pipelines.model import Model
+from pipelines.model_config import ModelConfig
 from pipelines.score.config import RerankerConfig, ScoreConfig
 from pipelines.score.pipeline import score_step
 from pipelines.score.reranker import Reranker

@@ -40,6 +40,9 @@ def test_pools_of_a_cluster_are_the_definitions():
 def test_resources_and_threads_of_a_local_role():
     session = local()
     assert session.resources("encode") == {"num_cpus": 0.75, "num_gpus": 0}
+    assert session.resources("encode", alone=True) == {"num_cpus": 1, "num_gpus": 0}
+    there = Session(load_definition("h100x8"))
+    assert there.resources("tokenize", alone=True) == there.resources("tokenize")
     assert session.num_threads("encode", actors=10**6) == 1
     assert Session(load_definition("h100x8")).num_threads("train", actors=3) == 8
 

@@ -16,7 +16,8 @@ from pipelines import engine
 from pipelines.encode.config import EncodeConfig
 from pipelines.encode.embedder import Embedder
 from pipelines.engine import resolve_engine
-from pipelines.model import Model, ModelConfig
+from pipelines.model import Model
+from pipelines.model_config import ModelConfig
 from pipelines.recipe import load_recipe
 from pipelines.score.config import RerankerConfig
 from pipelines.score.reranker import Reranker
@@ -155,7 +156,7 @@ def test_the_actor_scores_with_what_was_chosen(tmp_path, installed, monkeypatch)
             return np.arange(len(tokens), dtype=np.float32)
 
     monkeypatch.setattr(vllm_reranker, "VllmReranker", Stand)
-    located = reranker(make_cross_encoder(tmp_path / "judge"), engine="vllm").locate()
+    located = reranker(make_cross_encoder(tmp_path / "judge"), engine="vllm").locate({})
     row = {
         "row": 0, "deltas": [], "portion": {}, "names": np.zeros((2, 2), np.int64).tobytes(),
         "ids": TOKENS.ids.tobytes(), "offsets": TOKENS.offsets.tobytes(),

@@ -11,7 +11,9 @@ from pipelines.encode.config import EncodeConfig
 from pipelines.encode.pipeline import encode_step
 from pipelines.ingest.config import DocstringsConfig
 from pipelines.ingest.pipeline import ingest_step
-from pipelines.model import Model, ModelConfig, PromptsConfig
+from pipelines.model import Model
+from pipelines.model_config import ModelConfig
+from pipelines.prompts import PromptsConfig
 from tests.tiny_training import make_model
 
 

@@ -10,7 +10,8 @@ from cluster.definition import load_definition
 from cluster.session import Session
 from models.errors import ModelError
 from models.prompts import Prompts
-from pipelines.model import Model, ModelConfig
+from pipelines.model import Model
+from pipelines.model_config import ModelConfig
 from pipelines.prompts import PromptsConfig
 from tests.tiny_decoders import make_decoder
 from tests.tiny_training import make_model

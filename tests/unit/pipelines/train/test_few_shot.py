@@ -9,7 +9,8 @@ import pytest
 from cluster.artifacts import ArtifactStore
 from cluster.errors import UserError
 from models.prompts import Prompts, instructed
-from pipelines.model import LocatedModel, Model, ModelConfig
+from pipelines.model import LocatedModel, Model
+from pipelines.model_config import ModelConfig
 from pipelines.steps import Step
 from pipelines.train.config import TrainConfig
 from pipelines.train.pipeline import plan_step, train_step

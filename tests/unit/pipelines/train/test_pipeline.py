@@ -9,7 +9,8 @@ from cluster.definition import load_definition
 from cluster.errors import UserError
 from cluster.session import Session
 from models.prompts import Prompts
-from pipelines.model import Model, ModelConfig
+from pipelines.model import Model
+from pipelines.model_config import ModelConfig
 from pipelines.steps import Step
 from pipelines.train.config import UNFELT, TrainConfig
 from pipelines.train.pipeline import plan_step, train_step, training_dtype
