@@ -30,7 +30,7 @@ from models.pooling import LATENT_ATTENTION, POOLERS
 from models.prompts import Prompts
 from models.sentence_layout import POOLING_FLAGS, is_own_pooler, write_layout
 from models.silence import silence
-from models.weights import check_weights
+from models.weights import check_weights, read_weights
 
 __all__ = [
     "ModelDescription",
@@ -116,26 +116,18 @@ def load_encoder(
     loader = model_class(config, directory)
     pooling = pooling or read_pooling(directory) or "mean"
     low_bit = low_bit_options(quantize, dtype, device) if quantize else {}
-    with silence():
-        try:
-            backbone, loading = loader.from_pretrained(
-                str(directory),
-                dtype=getattr(torch, dtype),
-                attn_implementation="sdpa",
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-                **low_bit,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                "transformers cannot load this model",
-                str(directory),
-                got=str(error).strip().splitlines()[0],
-                expected=f"weights of a {config.get('model_type')} model",
-                fix="check that all of its files are here",
-            ) from error
+    backbone, loading = read_weights(
+        loader,
+        directory,
+        (
+            "transformers cannot load this model",
+            f"weights of a {config.get('model_type')} model",
+            "check that all of its files are here",
+        ),
+        dtype=getattr(torch, dtype),
+        attn_implementation="sdpa",
+        **low_bit,
+    )
     if config.get("moe") is not None:
         check_leftovers(loading["unexpected_keys"], directory)
     check_weights(backbone, loading, str(directory))

@@ -1,12 +1,48 @@
-"""What a checkpoint's weights say about the model they were loaded into."""
+"""Weights are read from a directory, and what they say about the model they were loaded into."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from models.errors import ModelError
+from models.silence import silence
 
 _BUFFERS = ("position_ids", "token_type_ids", "inv_freq", "masked_bias", ".attn.bias")
 """How names end that old checkpoints hold beside their weights; they are computed, not learned."""
+
+
+def read_weights(
+    loader: Any, directory: Path, refusal: tuple[str, str, str], **options: Any
+) -> tuple[Any, Any]:
+    """Read a model from safetensors, offline and without code of its directory.
+
+    Args:
+        loader: A class with ``from_pretrained``.
+        directory: Of the model.
+        refusal: What to say where transformers cannot: the problem, what is expected, the fix.
+        options: Further ones of ``from_pretrained``.
+
+    Returns:
+        The model, and what ``from_pretrained(output_loading_info=True)`` says of it.
+
+    Raises:
+        ModelError: It cannot.
+    """
+    with silence():
+        try:
+            network, loading = loader.from_pretrained(
+                str(directory),
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            problem, expected, fix = refusal
+            got = (str(error).strip() or repr(error)).splitlines()[0]
+            raise ModelError(problem, str(directory), got=got, expected=expected, fix=fix) from error
+    return network, loading
 
 
 def check_weights(backbone: Any, loading: Mapping[str, Any], where: str) -> None:

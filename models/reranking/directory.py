@@ -14,6 +14,7 @@ from models.reranking.description import ARCHITECTURES
 from models.reranking.network import load_network
 from models.reranking.rendering import make_rendering
 from models.silence import silence
+from models.weights import read_weights
 
 MAX_SCORE_DIFFERENCE = 1e-3
 """Between two ways to compute a logit in float32, of which one pads its batches otherwise."""
@@ -139,26 +140,19 @@ def verify_cross_encoder(directory: Path, pairs: Sequence[tuple[str, str]]) -> f
 def _with_new_head(source: Path, seed: int) -> Any:
     import transformers
 
-    with silence(), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            network, loading = transformers.AutoModelForSequenceClassification.from_pretrained(
-                str(source),
-                num_labels=1,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(
+        network, loading = read_weights(
+            transformers.AutoModelForSequenceClassification,
+            source,
+            (
                 "transformers makes no cross-encoder of this model",
-                str(source),
-                got=str(error).strip().splitlines()[0],
-                expected="a model whose family has a *ForSequenceClassification",
-                fix="name another backbone under train.cross_encoder.source",
-            ) from error
+                "a model whose family has a *ForSequenceClassification",
+                "name another backbone under train.cross_encoder.source",
+            ),
+            num_labels=1,
+            dtype=torch.float32,
+        )
     body = f"{network.base_model_prefix}."
     missing = [
         name

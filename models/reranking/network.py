@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.checkpoint import silence
 from models.errors import ModelError
 from models.reranking.description import check_architecture
+from models.weights import read_weights
 
 
 def load_network(directory: str | Path, method: str, dtype: str, device: str) -> nn.Module:
@@ -28,24 +28,16 @@ def load_network(directory: str | Path, method: str, dtype: str, device: str) ->
 
     check_architecture(directory, method)
     kind = "AutoModelForSequenceClassification" if method == "cross_encoder" else "AutoModelForCausalLM"
-    with silence():
-        try:
-            network, loading = getattr(transformers, kind).from_pretrained(
-                str(directory),
-                dtype=getattr(torch, dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                "transformers cannot load this reranker",
-                str(directory),
-                got=str(error).strip().splitlines()[0],
-                expected=f"weights that {kind} takes",
-                fix="check that all of its files are here, and its method",
-            ) from error
+    network, loading = read_weights(
+        getattr(transformers, kind),
+        Path(directory),
+        (
+            "transformers cannot load this reranker",
+            f"weights that {kind} takes",
+            "check that all of its files are here, and its method",
+        ),
+        dtype=getattr(torch, dtype),
+    )
     _check_weights(directory, method, loading)
     return network.to(device).eval()
 
