@@ -143,21 +143,22 @@ class Session:
     def pool(self, role: RoleName) -> tuple[int, int]:
         """Return the fewest and the most actors of ``role``.
 
-        The embedded cluster does not grow, so both are what fits, with a tokenising actor beside each.
+        The embedded cluster does not grow, so both are what fits, with a tokenising task beside each; of those as many
+        as cores.
         """
-        wanted = self.definition.role(role)
+        wanted, is_local = self.definition.role(role), self.definition.is_local
         group = self.definition.group(wanted.group)
-        cpus, memory = (
-            local_limits(group) if self.definition.is_local else (float(group.cpus), int(group.memory))
-        )
-        beside = 0.0
-        if self.definition.is_local and role != "tokenize" and self.definition.roles.tokenize is not None:
-            beside = self.definition.roles.tokenize.cpus
-        fits = [cpus / share for share in (wanted.cpus + beside,) if share]
+        cpus, memory = local_limits(group) if is_local else (float(group.cpus), int(group.memory))
+        share = wanted.cpus
+        if is_local and role == "tokenize":
+            share = max(1.0, share)
+        elif is_local and self.definition.roles.tokenize is not None:
+            share += self.definition.roles.tokenize.cpus
+        fits = [cpus / share] if share else []
         fits += [group.gpus / wanted.gpus] if wanted.gpus else []
         fits += [memory / wanted.memory] if wanted.memory else []
         on_a_node = max(1, int(min(fits, default=1)))
-        if not self.definition.is_local:
+        if not is_local:
             return wanted.pool or (max(1, group.min * on_a_node), max(1, group.max * on_a_node))
         most = min(on_a_node, wanted.pool[1]) if wanted.pool else on_a_node
         return most, most

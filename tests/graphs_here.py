@@ -28,7 +28,7 @@ class Rows:
 
 def waves_here(session, rows, build):
     """Do what ``run_waves`` does, without a cluster."""
-    return iter(build(Rows([dict(row) for row in rows])).rows)
+    return iter(build(Rows([dict(row) for row in rows])).rows) if rows else iter(())
 
 
 def tasks_here(session, rows, function, role="tokenize"):

@@ -196,16 +196,16 @@ def _graph(
     from pipelines.encode.embedder import Embedder
 
     smallest, largest = (min(size, num_shards) for size in work.session.pool("encode"))
-    tokenize_resources = work.session.resources("tokenize")
+    beside = work.session.resources("tokenize") | {"concurrency": work.session.pool("tokenize")[1]}
     return (
-        shards.map(reader, **tokenize_resources)
+        shards.map(reader, **beside)
         .map(
             Embedder,
             fn_constructor_args=embedder,
             compute=ActorPoolStrategy(min_size=smallest, max_size=largest),
             **work.session.resources("encode"),
         )
-        .map(partial(write_shard, writer=work.writer, precision=precision), **tokenize_resources)
+        .map(partial(write_shard, writer=work.writer, precision=precision), **beside)
     )
 
 

@@ -171,7 +171,7 @@ def _graph(
     from pipelines.score.scorer import Scorer
 
     smallest, largest = (min(size, num_rows) for size in work.session.pool("score"))
-    beside = work.session.resources("tokenize")
+    beside = work.session.resources("tokenize") | {"concurrency": work.session.pool("tokenize")[1]}
     return (
         rows.map(partial(_prepare, writer=work.writer, store=store, reranker=reranker), **beside)
         .map(

@@ -20,24 +20,22 @@ from tests.tiny_training import (
     candidates_step,
     compute,
     cross_training,
-    local_session,
 )
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(session, tmp_path_factory):
     """Return what a training makes and what is ranked with it, and the reranker that names its directory."""
     folder = tmp_path_factory.mktemp("cross")
     store = ArtifactStore(str(folder / "store"))
-    with local_session() as session:
-        steps = cross_training(folder, session, epochs=12, num_negatives=3, learning_rate=2e-3)
-        reads = RerankerConfig(source=str(folder / "model"), **LIMITS, dtype="float32")
-        judge = Reranker.of_step(reads, steps["trained"], session)
-        over = candidates_step(steps["data"])
-        steps["ranking"] = score_step(steps["data"], over, judge, "train", ScoreConfig(depth=8))
-        artifacts = {name: compute(step, store, session, Silent()) for name, step in steps.items()}
-        source = str(artifacts["trained"].directory("model"))
-        named = Reranker.resolve(RerankerConfig(source=source, **LIMITS, dtype="float32"), session)
+    steps = cross_training(folder, session, epochs=12, num_negatives=3, learning_rate=2e-3)
+    reads = RerankerConfig(source=str(folder / "model"), **LIMITS, dtype="float32")
+    judge = Reranker.of_step(reads, steps["trained"], session)
+    over = candidates_step(steps["data"])
+    steps["ranking"] = score_step(steps["data"], over, judge, "train", ScoreConfig(depth=8))
+    artifacts = {name: compute(step, store, session, Silent()) for name, step in steps.items()}
+    source = str(artifacts["trained"].directory("model"))
+    named = Reranker.resolve(RerankerConfig(source=source, **LIMITS, dtype="float32"), session)
     return artifacts, named.locate({}).load()
 
 

@@ -17,6 +17,7 @@ def local(*overrides: str) -> Session:
 def test_pools_leave_room_for_tokenising(monkeypatch, cores, actors):
     monkeypatch.setattr(machine, "num_cores", lambda: cores)
     assert local().pool("encode") == (actors, actors)
+    assert local().pool("tokenize") == (actors, actors)
 
 
 def test_pools_heed_memory_and_the_definition(monkeypatch):
