@@ -217,6 +217,31 @@ class Model:
         """Return this model as it is after ``step`` has trained it."""
         return replace(self, digest=step.fingerprint, trained_by=step)
 
+    def check_dimension(self, dimension: int | None, where: str) -> None:
+        """Refuse to keep more components of an embedding than the model makes.
+
+        Args:
+            dimension: Components to keep. None: all.
+            where: The recipe's key.
+
+        Raises:
+            UserError: It makes fewer.
+        """
+        from models.checkpoint import resolve_model
+        from models.layout import describe_model
+
+        if dimension is None:
+            return
+        most = describe_model(resolve_model(self.config.source)).dimension
+        if dimension > most:
+            raise UserError(
+                "the model has fewer dimensions",
+                where=where,
+                got=str(dimension),
+                expected=f"at most {most}",
+                fix="lower it, or set it to null for all",
+            )
+
     @property
     def identity(self) -> dict[str, object]:
         """What the model's embeddings depend on."""

@@ -62,9 +62,6 @@ def encode_step(data: Step, model: Model, splits: Sequence[str], config: EncodeC
 
 
 def _check_model(model: Model, config: EncodeConfig) -> None:
-    from models.checkpoint import resolve_model
-    from models.layout import describe_model
-
     longest = model.config.max_document_tokens
     if config.chunk is not None and config.chunk.tokens > longest:
         raise UserError(
@@ -74,16 +71,7 @@ def _check_model(model: Model, config: EncodeConfig) -> None:
             expected=f"at most max_document_tokens, {longest}",
             fix=f"set encode.chunk.tokens={longest}, or raise max_document_tokens where the model is named",
         )
-    if config.dimension is not None:
-        dimension = describe_model(resolve_model(model.config.source)).dimension
-        if config.dimension > dimension:
-            raise UserError(
-                "the model has fewer dimensions",
-                where="encode.dimension",
-                got=str(config.dimension),
-                expected=f"at most {dimension}",
-                fix="lower it, or set it to null for all",
-            )
+    model.check_dimension(config.dimension, "encode.dimension")
 
 
 def _run(work: Work, model: Model, splits: tuple[str, ...], config: EncodeConfig) -> Artifact:

@@ -37,7 +37,7 @@ def index_step(data: Step, embeddings: Step, model: Model, config: IndexConfig) 
     Raises:
         UserError: The model has fewer dimensions than the index is to hold.
     """
-    _check_dimension(model, config)
+    model.check_dimension(config.dimension, "index.dimension")
     return Step(
         stage="index",
         label=embeddings.label,
@@ -47,23 +47,6 @@ def index_step(data: Step, embeddings: Step, model: Model, config: IndexConfig) 
         inputs={"data": data, "embeddings": embeddings},
         run=partial(_run, dtype=model.dtype, config=config),
     )
-
-
-def _check_dimension(model: Model, config: IndexConfig) -> None:
-    from models.checkpoint import resolve_model
-    from models.layout import describe_model
-
-    if config.dimension is None:
-        return
-    dimension = describe_model(resolve_model(model.config.source)).dimension
-    if config.dimension > dimension:
-        raise UserError(
-            "the model has fewer dimensions",
-            where="index.dimension",
-            got=str(config.dimension),
-            expected=f"at most {dimension}",
-            fix="lower it, or set it to null for all",
-        )
 
 
 def _run(work: Work, dtype: str, config: IndexConfig) -> Artifact:
