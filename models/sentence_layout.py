@@ -11,7 +11,7 @@ from models.errors import ModelError
 from models.layout import LATENT_ATTENTION_FOLDER, TOKENIZER_FILES
 from models.prompt_length import is_miscounted, read_prompts_alone
 from models.prompts import Prompts
-from models.tokenization import load_backend
+from models.tokenizer_files import load_backend
 
 POOLING_FLAGS = {
     "mean": "pooling_mode_mean_tokens",

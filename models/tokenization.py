@@ -3,21 +3,21 @@
 Shapes: N texts, B texts of one batch, T padded tokens.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from models.cutting import cut_between, pool_start
 from models.errors import ModelError
 from models.prompts import Kind, Prompts
+from models.tokenizer_files import deserialize, load_backend
 
 if TYPE_CHECKING:
+    import torch
     from tokenizers import Tokenizer
 
 PAD_MULTIPLE = 8
@@ -57,7 +57,7 @@ class Tokens:
 
     def pad(
         self, multiple_of: int = PAD_MULTIPLE, max_tokens: int | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
         """Pad to the right, with id 0, to one length.
 
         Args:
@@ -67,6 +67,8 @@ class Tokens:
         Returns:
             input_ids_BT int64, attention_mask_BT int64, pool_mask_BT int64.
         """
+        import torch
+
         lengths = self.lengths
         longest = int(lengths.max(initial=1))
         width = padded_length(longest, multiple_of)
@@ -96,7 +98,10 @@ def concatenate(parts: Sequence[Tokens]) -> Tokens:
 
 
 class TextTokenizer:
-    """Renders texts with their prompt and turns them into ids; pickles as its arguments, reloads by path.
+    """Renders texts with their prompt and turns them into ids.
+
+    It pickles with the whole tokenizer in it: who is handed one needs neither the model's files nor torch and
+    transformers, whose import takes five seconds and more.
 
     Args:
         directory: The model's directory.
@@ -125,8 +130,14 @@ class TextTokenizer:
         """Return the tokenizer of a model's directory; see the class."""
         return cls(directory, prompts, max_query_tokens, max_document_tokens)
 
-    def __reduce__(self) -> tuple[type["TextTokenizer"], tuple[Path, Prompts, int, int]]:
-        return TextTokenizer, (self.directory, self.prompts, self.max_query_tokens, self.max_document_tokens)
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "directory": self.directory,
+            "prompts": self.prompts,
+            "max_query_tokens": self.max_query_tokens,
+            "max_document_tokens": self.max_document_tokens,
+            "_serialized": self._serialized,
+        }
 
     def max_tokens(self, kind: Kind) -> int:
         """Return where texts of ``kind`` are cut."""
@@ -202,20 +213,10 @@ class TextTokenizer:
         return self._backend(None)
 
     def _backend(self, max_tokens: int | None) -> "Tokenizer":
-        from tokenizers import Tokenizer
-
-        backend: Tokenizer = Tokenizer.from_str(self._serialized)
-        backend.no_padding()
-        if max_tokens is None:
-            backend.no_truncation()
-        else:
-            backend.enable_truncation(max_tokens)
-        return backend
+        return deserialize(self._serialized, max_tokens)
 
     @cached_property
     def _serialized(self) -> str:
-        # Said outright, or the Rust library turns its threads off, with a warning, in every forked process.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         return str(load_backend(self.directory).to_str())
 
     def _check(self) -> None:
@@ -245,30 +246,3 @@ class TextTokenizer:
                 expected=f"at most {embeddings}" if surplus < 0 else f"about {embeddings}",
                 fix="copy the tokenizer files that belong to this model into its directory",
             )
-
-
-def load_backend(directory: Path) -> "Tokenizer":
-    """Return the Rust tokenizer of a model's directory, as transformers builds it.
-
-    ``tokenizer_config.json`` may add to ``tokenizer.json`` (lower-casing, BOS, EOS), so it is transformers
-    that reads them.
-
-    Raises:
-        ModelError: The directory has no fast tokenizer.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(directory), trust_remote_code=False, local_files_only=True
-        )
-        backend: Tokenizer = tokenizer.backend_tokenizer
-    except (OSError, ValueError, AttributeError, KeyError) as error:
-        raise ModelError(
-            "no usable tokenizer",
-            str(directory),
-            got=str(error).splitlines()[0] if str(error) else repr(error),
-            expected="tokenizer.json (a fast tokenizer)",
-            fix="copy the model's tokenizer files into this directory",
-        ) from error
-    return backend

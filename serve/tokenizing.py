@@ -10,7 +10,8 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 from models.prompts import Kind
-from models.tokenization import TextTokenizer, Tokens, load_backend
+from models.tokenization import TextTokenizer, Tokens
+from models.tokenizer_files import load_backend
 from serve.errors import ApiError
 
 P = ParamSpec("P")

@@ -13,7 +13,7 @@ from models.layout import TOKENIZER_FILES, max_positions, read_config
 from models.reranking.description import ARCHITECTURES
 from models.reranking.network import load_network
 from models.reranking.rendering import make_rendering
-from models.silence import silence
+from models.silence import silence, without_scikit_learn
 from models.weights import read_weights
 
 MAX_SCORE_DIFFERENCE = 1e-3
@@ -138,6 +138,7 @@ def verify_cross_encoder(directory: Path, pairs: Sequence[tuple[str, str]]) -> f
 
 
 def _with_new_head(source: Path, seed: int) -> Any:
+    without_scikit_learn()
     import transformers
 
     with torch.random.fork_rng(devices=[]):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from models.errors import ModelError
 from models.layout import max_positions, read_config
 from models.prompts import Kind
 from models.reranking.rendering import Rendering
-from models.tokenization import Tokens, load_backend
+from models.tokenization import Tokens
+from models.tokenizer_files import deserialize, load_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -26,7 +27,7 @@ Row = tuple[list[int], int]
 
 
 class PairTokenizer:
-    """Turn pairs into ids for one reranker; pickles as its arguments, reloads by path.
+    """Turn pairs into ids for one reranker; it pickles with the whole tokenizer in it, as TextTokenizer does.
 
     Args:
         directory: The model's directory.
@@ -41,8 +42,9 @@ class PairTokenizer:
         self.rendering = rendering
         self.max_tokens = max_positions(read_config(self.directory))
 
-    def __reduce__(self) -> tuple[type["PairTokenizer"], tuple[Path, Rendering]]:
-        return PairTokenizer, (self.directory, self.rendering)
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("directory", "rendering", "max_tokens", "_loaded")
+        return {name: getattr(self, name) for name in names}
 
     def tokenize(self, pairs: Pairs) -> Tokens:
         """Return the tokens of P pairs of (query, document), in order.
@@ -76,10 +78,18 @@ class PairTokenizer:
     @cached_property
     def backend(self) -> "Tokenizer":
         """The Rust tokenizer, which neither cuts nor pads."""
-        backend = load_backend(self.directory)
-        backend.no_padding()
-        backend.no_truncation()
-        return backend
+        return deserialize(self._loaded[0], None)
+
+    @cached_property
+    def _loaded(self) -> tuple[str, bool]:
+        """The tokenizer as a string, and whether it hands token types to the model: those of some BERTs do not."""
+        tokenizer = load_tokenizer(self.directory)
+        return str(tokenizer.backend_tokenizer.to_str()), "token_type_ids" in tokenizer.model_input_names
+
+    @property
+    def passes_types(self) -> bool:
+        """Whether the model is told which of the two texts a token belongs to."""
+        return self._loaded[1]
 
     @cached_property
     def leading(self) -> list[int]:
@@ -168,21 +178,13 @@ class _Layout:
         first, second = joined.sequence_ids.index(0), joined.sequence_ids.index(1)
         num_first, num_second = texts.count(0), texts.count(1)
         types = joined.type_ids[first + num_first : second + 1]
-        typed = 1 in types and _passes_types(tokenizer.directory)
+        typed = 1 in types and tokenizer.passes_types
         return cls(
             before=joined.ids[:first],
             between=joined.ids[first + num_first : second],
             after=joined.ids[second + num_second :],
             same_type=types.index(1) if typed else None,
         )
-
-
-def _passes_types(directory: Path) -> bool:
-    """Return whether this model's tokenizer hands token types to the model: those of some BERTs do not."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False, local_files_only=True)
-    return "token_type_ids" in tokenizer.model_input_names
 
 
 def packed(rows: Sequence[Row]) -> Tokens:

@@ -90,7 +90,7 @@ def _run(work: Work, model: Model, splits: tuple[str, ...], config: EncodeConfig
             read_and_tokenize,
             data=data,
             splits=splits,
-            model=located,
+            tokenizer=work.session.run_on("tokenize", located.tokenizer),
             config=config,
             earlier=[artifact for artifact in found if artifact is not None],
         )

@@ -18,14 +18,13 @@ from pipelines import schemas
 from pipelines.encode.config import ChunkConfig, EncodeConfig
 from pipelines.encode.earlier import find_places, take_embeddings, write_keys
 from pipelines.keys import hash_keys
-from pipelines.model import LocatedModel
 
 
 def read_and_tokenize(
     row: dict[str, Any],
     data: Artifact,
     splits: tuple[str, ...],
-    model: LocatedModel,
+    tokenizer: TextTokenizer,
     config: EncodeConfig,
     earlier: Sequence[Artifact],
 ) -> dict[str, Any]:
@@ -35,7 +34,7 @@ def read_and_tokenize(
         row: Which shard: `table`, `index`, `rows`.
         data: The ingest artifact.
         splits: Whose queries are embedded.
-        model: Says how texts are tokenised.
+        tokenizer: Of the model.
         config: Says how documents are chunked, and the precision.
         earlier: Artifacts whose embeddings are taken, best first.
 
@@ -45,7 +44,7 @@ def read_and_tokenize(
     table, index = row["table"], row["index"]
     kind: Kind = "document" if table == "documents" else "query"
     shard = _read_shard(data, table, index, splits)
-    texts, prompts = schemas.rendered_texts(shard), model.prompts
+    texts, prompts = schemas.rendered_texts(shard), tokenizer.prompts
     tasks = shard.column("task").to_pylist() if kind == "query" and prompts.tasks else None
     # A text is embedded once for each prompt that it stands behind.
     prefixes = [f"{prompts.prefix(kind, task)}\0" for task in tasks] if tasks else [""] * len(texts)
@@ -55,10 +54,10 @@ def read_and_tokenize(
     fresh_texts = [texts[number] for number in fresh.tolist()]
     if config.chunk is not None and kind == "document":
         titles = shard.column("title").take(pa.array(fresh)).to_pylist()
-        tokens, chunks = _chunked(model.tokenizer(), fresh_texts, titles, config.chunk)
+        tokens, chunks = _chunked(tokenizer, fresh_texts, titles, config.chunk)
     else:
         fresh_tasks = [tasks[number] for number in fresh.tolist()] if tasks else None
-        tokens = model.tokenizer().tokenize(fresh_texts, kind, fresh_tasks)
+        tokens = tokenizer.tokenize(fresh_texts, kind, fresh_tasks)
         chunks = np.ones(len(fresh), np.int64)
     fresh_N = np.zeros(len(texts), np.int64)
     fresh_N[fresh] = chunks

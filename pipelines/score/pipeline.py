@@ -29,6 +29,7 @@ from pipelines.waves import run_tasks, run_waves
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+    from models.reranking.pair_tokens import PairTokenizer
 
 STAGE_VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -158,13 +159,27 @@ def _score(
     rows = [row for row in rows if row["row"] not in done]
     total = sum(shard.rows for shard in finished.values())
     work.progress.total(total, "pairs", done=sum(shard.rows for shard in done.values()))
-    build = partial(_graph, work=work, num_rows=len(rows), store=store, reranker=reranker)
+    if not rows:
+        return
+    build = partial(
+        _graph,
+        work=work,
+        num_rows=len(rows),
+        store=store,
+        reranker=reranker,
+        tokenizer=work.session.run_on("tokenize", reranker.tokenizer),
+    )
     for receipt in run_waves(work.session, rows, build):
         work.progress.advance(receipt["pairs"])
 
 
 def _graph(
-    rows: "Dataset", work: Work, num_rows: int, store: ScoreStore, reranker: LocatedReranker
+    rows: "Dataset",
+    work: Work,
+    num_rows: int,
+    store: ScoreStore,
+    reranker: LocatedReranker,
+    tokenizer: "PairTokenizer",
 ) -> "Dataset":
     from ray.data import ActorPoolStrategy
 
@@ -173,7 +188,7 @@ def _graph(
     smallest, largest = (min(size, num_rows) for size in work.session.pool("score"))
     beside = work.session.resources("tokenize") | {"concurrency": work.session.pool("tokenize")[1]}
     return (
-        rows.map(partial(_prepare, writer=work.writer, store=store, reranker=reranker), **beside)
+        rows.map(partial(_prepare, writer=work.writer, store=store, tokenizer=tokenizer), **beside)
         .map(
             Scorer,
             fn_constructor_args=(reranker,),
@@ -193,12 +208,12 @@ def _join(row: dict[str, Any], work: Gathering) -> int:
 
 
 def _prepare(
-    row: dict[str, Any], writer: ArtifactWriter, store: ScoreStore, reranker: LocatedReranker
+    row: dict[str, Any], writer: ArtifactWriter, store: ScoreStore, tokenizer: "PairTokenizer"
 ) -> dict[str, Any]:
     joined = pa.concat_tables([writer.read_finished(piece) for piece in _shards(row["pieces"])])
     deltas = [Delta.at(path) for path in row["deltas"]]
     portion, texts = take_portion(joined, row["cut"], row["cuts"], store, deltas)
-    tokens = reranker.tokenizer().tokenize(texts)
+    tokens = tokenizer.tokenize(texts)
     return {
         "row": row["row"],
         "deltas": row["deltas"],

@@ -298,7 +298,7 @@ def show(name: str, runs: Sequence[Measured], reference: Sequence[Measured]) -> 
 def longer_than(queries: Iterable[str], tokens: int) -> set[str]:
     """Return the queries of more tokens than Stope's default keeps."""
     from models.checkpoint import resolve_model
-    from models.tokenization import load_backend
+    from models.tokenizer_files import load_backend
 
     backend = load_backend(resolve_model(MODEL))
     backend.no_truncation()

