@@ -208,13 +208,8 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 "only_train and lora both say what is trained: with lora, name lora.targets alone"
             )
-        if self.moe and self.moe.only_train and (self.lora or self.only_train):
-            other = "lora" if self.lora else "only_train"
-            raise ValueError(f"moe.only_train and {other} both say what is trained: write one of them")
-        if self.moe and self.lora and self.lora.keep_adapter:
-            raise ValueError(
-                "lora.keep_adapter: an adapter of experts that are made here fits no model on disk: set it to false"
-            )
+        if self.moe and (refusal := self.moe.refusal(self.lora, bool(self.only_train), self.zero_stage)):
+            raise ValueError(refusal)
         if self.zero_stage < 3 and "offload_param" in str(self.deepspeed):
             raise ValueError(
                 f"deepspeed.zero_optimization.offload_param needs zero_stage 3, not {self.zero_stage}: "

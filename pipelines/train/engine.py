@@ -7,6 +7,7 @@ from typing import Any
 import deepspeed
 import deepspeed.ops
 import torch
+from deepspeed.moe.utils import is_moe_param, split_params_into_different_moe_groups_for_optimizer
 from pydantic import JsonValue
 from torch import distributed, nn
 
@@ -20,6 +21,7 @@ from pipelines.train.checks import check_dimensions
 from pipelines.train.config import TrainConfig
 from pipelines.train.dealing import Inputs
 from pipelines.train.dropout import Rows, check_draws, row_keys, seed_by_row
+from pipelines.train.expert_parallel import ParallelFeedForward, share_out
 
 Network = Encoder | CrossEncoder
 """What is trained: token ids, their mask and a mask of marked tokens in, a row a text out, float32."""
@@ -97,10 +99,10 @@ def make_trainable(
 
     Raises:
         ModelError: A pattern of `lora.targets` or `only_train` matches nothing, matryoshka's prefixes are longer
-            than an embedding, the ZeRO stage does not fit the model, or the model draws random numbers of its own.
+            than an embedding, another number of ranks shared experts out, or the model draws random numbers of its own.
     """
     check_dimensions(config, encoder.dimension)
-    check_layout(encoder, config)
+    check_ranks(config, reads_universal)
     if config.moe:
         assert isinstance(encoder, Encoder)
         upcycle(encoder, config.moe.upcycling, config.seed)
@@ -125,14 +127,19 @@ def make_trainable(
     deepspeed.init_distributed(
         dist_backend="nccl" if encoder.device.type == "cuda" else "gloo", verbose=False
     )
+    if config.moe and config.moe.engine == "deepspeed":
+        share_out(encoder.backbone)
     trained = {name: parameter for name, parameter in encoder.named_parameters() if parameter.requires_grad}
     # Of experts biases have two dimensions.
     decayed = [name for name, p in trained.items() if p.ndim >= 2 and not name.endswith("bias")]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [trained[name] for name in decayed], "weight_decay": config.weight_decay},
         # Gains and biases: pulling them to zero only rescales what follows.
         {"params": [p for name, p in trained.items() if name not in decayed], "weight_decay": 0.0},
     ]
+    if any(map(is_moe_param, trained.values())):
+        named = [{**group, "name": str(place)} for place, group in enumerate(groups)]
+        groups = split_params_into_different_moe_groups_for_optimizer(named)
     optimizer = torch.optim.AdamW(
         # DeepSpeed cannot flatten an empty group.
         [group for group in groups if group["params"]],
@@ -147,23 +154,19 @@ def make_trainable(
     return Trainable(encoder, engine)
 
 
-def check_layout(encoder: Network, config: TrainConfig) -> None:
-    """Refuse a ZeRO stage that the model's layout does not go with.
+def check_ranks(config: TrainConfig, reads_universal: bool) -> None:
+    """Refuse to take over from another number of ranks what they shared out by their number.
 
     Raises:
-        ModelError: It does not.
+        ModelError: Experts were.
     """
-    # DeepSpeed's mark of weights that only some ranks hold; its stage 3 ends with an assertion.
-    experts = [
-        name for name, weight in encoder.named_parameters() if getattr(weight, "allreduce", True) is False
-    ]
-    if experts and config.zero_stage == 3:
+    if reads_universal and config.moe and config.moe.engine == "deepspeed":
         raise ModelError(
-            "ZeRO stage 3 cannot share out experts that only some ranks hold",
-            "train.zero_stage",
-            got=f"3, with {experts[0]}",
-            expected="1 or 2",
-            fix="set train.zero_stage: 2",
+            "experts that ranks share cannot be taken over by another number of ranks",
+            "train.moe.engine",
+            got="deepspeed, and a checkpoint of another number of ranks",
+            expected="as many ranks as wrote the checkpoint",
+            fix="go on with as many workers, or train anew with moe.engine: grouped",
         )
 
 
@@ -220,8 +223,18 @@ def whole_weights(trainable: Trainable, trained_only: bool = False) -> dict[str,
         trained_only: Leave out what is frozen.
     """
     weights: dict[str, torch.Tensor] = {}
+    shared = {
+        f"{name}.": each
+        for name, each in trainable.encoder.named_modules()
+        if isinstance(each, ParallelFeedForward)
+    }
+    for prefix, block in shared.items():
+        trained = {p.requires_grad for p in block.parameters()}
+        for name, weight in block.stacked().items():
+            if distributed.get_rank() == 0 and (True in trained or not trained_only):
+                weights[prefix + name] = weight.detach().to("cpu", torch.float32, copy=True)
     for name, parameter in trainable.encoder.named_parameters():
-        if trained_only and not parameter.requires_grad:
+        if name.startswith(tuple(shared)) or (trained_only and not parameter.requires_grad):
             continue
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             if distributed.get_rank() == 0:

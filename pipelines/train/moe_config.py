@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipelines.train.lora_config import LoraConfig
+
 if TYPE_CHECKING:
     from models.moe.upcycle import Upcycling
 
@@ -31,6 +33,10 @@ class MoeConfig(BaseModel):
     load_balancing_loss: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     """Coefficient of E x sum of (share of the tokens) x (mean probability) over the experts, added up over the layers:
     the even use of all. 0: none."""
+    engine: Literal["grouped", "deepspeed"] = "grouped"
+    """How experts are trained. Grouped: every rank has all of them. Deepspeed: the ranks share them, as many as divide
+    num_experts evenly, and send each other tokens (expert parallelism; where: ffn, ZeRO 1 or 2, no adapters). The
+    trained model is the same."""
     only_train: Literal["intermediate", "router"] | None = None
     """Intermediate: experts and routers alone. Router: routers alone. All other weights stay as they are. Null: train
     all of the model."""
@@ -41,6 +47,15 @@ class MoeConfig(BaseModel):
             raise ValueError(
                 f"experts_per_token ({self.experts_per_token}) exceeds num_experts ({self.num_experts}): "
                 "lower the first or raise the second"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_experts(self) -> "MoeConfig":
+        if self.engine == "deepspeed" and self.where != "ffn":
+            raise ValueError(
+                f"engine deepspeed sends tokens from rank to rank for whole blocks, not for where: {self.where}: "
+                "set where: ffn or engine: grouped"
             )
         return self
 
@@ -56,3 +71,25 @@ class MoeConfig(BaseModel):
         from models.moe.upcycle import Upcycling
 
         return Upcycling(self.layers, self.where, self.num_experts, self.experts_per_token, self.router)
+
+    def refusal(self, lora: LoraConfig | None, only_train: bool, zero_stage: int) -> str | None:
+        """Return why a training does not go with these experts; None: it does.
+
+        Args:
+            lora: Its adapters.
+            only_train: Whether it names weights by pattern.
+            zero_stage: Of DeepSpeed.
+        """
+        if self.only_train and (lora or only_train):
+            other = "lora" if lora else "only_train"
+            return f"moe.only_train and {other} both say what is trained: write one of them"
+        if lora and lora.keep_adapter:
+            return "lora.keep_adapter: an adapter of experts that are made here fits no model on disk: set it to false"
+        if self.engine == "deepspeed" and lora:
+            return "lora adapts experts that lie in one stack, as moe.engine grouped has them: set that, or remove lora"
+        if self.engine == "deepspeed" and zero_stage == 3:
+            return (
+                "zero_stage 3 parts every weight among all ranks, moe.engine deepspeed gives whole experts to some: "
+                "set zero_stage: 2 or moe.engine: grouped"
+            )
+        return None

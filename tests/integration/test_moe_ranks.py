@@ -1,4 +1,4 @@
-"""Experts under DeepSpeed: every ZeRO stage, adapters, GradCache and checkpointing or not, one rank and two."""
+"""Experts under DeepSpeed, whole or shared out: every ZeRO stage, adapters, GradCache, checkpointing, 1 to 4 ranks."""
 
 from pathlib import Path
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from models.adapters import Lora, merge_lora
-from tests.integration.moe_rank_cases import CASES, LORA, MATRIX, RESUMED, WORLDS
+from tests.integration.moe_rank_cases import CASES, IN_FOUR, LORA, MATRIX, RESUMED, SHARED, WORLDS
 from tests.rank_processes import run_script
+from tests.unit.models.moe.tiny_backbones import FAMILIES
 
 SCRIPT = Path(__file__).with_name("moe_rank_cases.py")
 PLAIN = [case for case in MATRIX if "lora" not in case]
@@ -36,19 +37,31 @@ def assert_close(found, expected):
             )
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("case", PLAIN)
+@pytest.mark.parametrize("world", WORLDS[:2])
+@pytest.mark.parametrize("case", [*PLAIN, *SHARED])
 def test_equals_plain_torch(results, world, case):
     assert_close(results[world][case], results[1]["reference"])
 
 
 @pytest.mark.parametrize("world", WORLDS)
+def test_every_family_embeds_the_same_when_its_experts_are_shared_out(results, world):
+    moved = results[world]["sharing out"]
+    assert len(moved) == world and all(each.keys() == FAMILIES.keys() for each in moved)
+    assert max(max(each.values()) for each in moved) < 2e-6
+
+
+@pytest.mark.parametrize("case", IN_FOUR)
+def test_experts_of_four_ranks_equal_those_of_one(results, case):
+    assert_close(results[4][case], results[1][case.removesuffix(" shared")])
+
+
+@pytest.mark.parametrize("world", WORLDS[:2])
 @pytest.mark.parametrize("case", ADAPTED)
 def test_adapters_are_the_same_in_every_way_of_training(results, world, case):
     assert_close(results[world][case], results[1]["zero-1 lora"])
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in MATRIX])
+@pytest.mark.parametrize("case", [case for case in CASES if case not in MATRIX | SHARED])
 def test_two_ranks_equal_one(results, case):
     assert_close(results[2][case], results[1][case])
 
@@ -69,7 +82,11 @@ def moved(results, case):
 def test_only_what_is_asked_for_is_trained(results):
     blocks = {f"backbone.encoder.layer.{layer}.intermediate" for layer in (0, 1)}
     parts = ("router.weight", "up.weight", "up.bias", "down.weight", "down.bias")
-    assert moved(results, "intermediate") == {f"{block}.{part}" for block in blocks for part in parts}
+    assert (
+        moved(results, "intermediate shared")
+        == moved(results, "intermediate")
+        == {f"{block}.{part}" for block in blocks for part in parts}
+    )
     assert moved(results, "router") == {f"{block}.router.weight" for block in blocks}
 
 

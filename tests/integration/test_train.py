@@ -15,6 +15,7 @@ from cluster.errors import UserError
 from models.checkpoint import load_encoder
 from models.errors import ModelError
 from models.inference import embed
+from models.moe.upcycle import moe_blocks
 from pipelines.train.card import HERE
 from pipelines.train.config import DevConfig
 from pipelines.train.dev_cut import make_cut
@@ -263,6 +264,18 @@ def test_zero_3_in_bfloat16_stops_early_on_all_ranks_without_a_gain(session, fol
     assert metrics.column("steps").to_pylist() == [0, 1, 2]
     assert len(set(metrics.column("value").to_pylist())) == 1
     assert set(digests(artifact)) > {"model/model.safetensors", "training_steps"}
+
+
+def test_experts_shared_by_the_ranks_come_back_as_one_model(session, folder, store):
+    moe = {"where": "ffn", "num_experts": 2, "layers": [1], "engine": "deepspeed"}
+    settings = {"zero_stage": 2, "moe": moe, "dev": {**DEV, "keep": "best"}, "epochs": 1}
+    artifact = compute(training(folder, session, **settings)["trained"], store, session, Silent())
+    encoder = load_encoder(artifact.directory("model"))
+    (block,) = moe_blocks(encoder)
+    for weight_EOI in (block.up.weight, block.down.weight):
+        assert not torch.equal(weight_EOI[0], weight_EOI[1])
+    assert artifact.read("training_steps").column("largest_expert_share").null_count == 0
+    assert artifact.read("training_metrics").num_rows > 1
 
 
 def test_adapters_on_a_weighted_sum_of_losses_chunk_by_chunk_while_negatives_give_way(session, folder, store):

@@ -8,7 +8,7 @@ from transformers import BertConfig, BertModel
 from models.encoder import Encoder
 from models.errors import ModelError
 from pipelines.train.config import TrainConfig
-from pipelines.train.engine import Tower, check_layout
+from pipelines.train.engine import Tower, check_ranks
 
 
 def make_encoder():
@@ -20,17 +20,12 @@ def make_encoder():
     return Encoder(BertModel(config, add_pooling_layer=False), "mean").eval()
 
 
-def test_experts_that_only_some_ranks_hold_do_not_go_with_stage_3():
-    encoder = make_encoder()
-    check_layout(encoder, TrainConfig(zero_stage=3))
-    expert = nn.Parameter(torch.zeros(2, 2))
-    # As deepspeed.moe marks them.
-    expert.allreduce = False
-    encoder.backbone.register_parameter("expert", expert)
-    for stage in (1, 2):
-        check_layout(encoder, TrainConfig(zero_stage=stage))
-    with pytest.raises(ModelError, match=r"train\.zero_stage(.|\n)*backbone\.expert(.|\n)*zero_stage: 2"):
-        check_layout(encoder, TrainConfig(zero_stage=3))
+def test_another_number_of_ranks_does_not_take_over_experts_that_were_shared_out():
+    shared = TrainConfig(moe={"where": "ffn", "engine": "deepspeed"})
+    for config, reads_universal in ((shared, False), (TrainConfig(moe={}), True), (TrainConfig(), True)):
+        check_ranks(config, reads_universal)
+    with pytest.raises(ModelError, match="as many ranks as wrote the checkpoint"):
+        check_ranks(shared, True)
 
 
 def test_padding_beyond_the_models_positions_is_cut_off():

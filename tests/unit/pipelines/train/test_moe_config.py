@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from models.moe.router import ROUTERS
 from models.moe.upcycle import PLACES, Upcycling
+from pipelines.train.config import TrainConfig
 from pipelines.train.moe_config import MoeConfig
 
 
@@ -13,7 +14,7 @@ from pipelines.train.moe_config import MoeConfig
     [
         ("layers", []), ("layers", "some"), ("layers", ["a"]), ("where", "attention"), ("num_experts", 1),
         ("experts_per_token", 0), ("experts_per_token", 3), ("router", "topk"), ("load_balancing_loss", -1),
-        ("load_balancing_loss", float("nan")), ("only_train", "all"), ("num_expert", 2),
+        ("load_balancing_loss", float("nan")), ("only_train", "all"), ("num_expert", 2), ("engine", "megablocks"),
     ],
 )  # fmt: skip
 def test_refuses(key, value):
@@ -24,6 +25,27 @@ def test_refuses(key, value):
 def test_too_many_experts_a_token_names_both():
     with pytest.raises(ValidationError, match=r"experts_per_token \(5\) exceeds num_experts \(4\)"):
         MoeConfig(num_experts=4, experts_per_token=5)
+
+
+def test_experts_are_shared_out_whole():
+    with pytest.raises(ValidationError, match=r"engine deepspeed(.|\n)*set where: ffn or engine: grouped"):
+        MoeConfig(engine="deepspeed", where="up")
+
+
+@pytest.mark.parametrize(
+    ("moe", "other", "words"),
+    [
+        ({"engine": "deepspeed"}, {"zero_stage": 3}, "set zero_stage: 2 or moe.engine: grouped"),
+        ({"engine": "deepspeed"}, {"lora": {}}, "lora adapts experts that lie in one stack"),
+        ({"only_train": "router"}, {"lora": {}}, "moe.only_train and lora"),
+        ({"only_train": "router"}, {"only_train": ["*"]}, "moe.only_train and only_train"),
+        ({}, {"lora": {"keep_adapter": True}}, "fits no model on disk"),
+    ],
+)
+def test_refuses_a_training_that_does_not_go_with_the_experts(moe, other, words):
+    TrainConfig.model_validate({"moe": {"where": "ffn", **moe}})
+    with pytest.raises(ValidationError, match=words):
+        TrainConfig.model_validate({"moe": {"where": "ffn", **moe}, **other})
 
 
 def test_becomes_what_changes_the_model():
