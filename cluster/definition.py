@@ -55,6 +55,8 @@ class HeadConfig(_Config):
     """Cores."""
     memory: Memory
     """Bytes, or with a unit: ``64Gi``."""
+    price_per_hour: Annotated[float, Field(ge=0)] | None = None
+    """What it costs an hour, in whatever currency; ``stope cost`` adds it up. None: it is not told."""
     node: dict[str, JsonValue] = {}
     """What the provider needs: an instance type, a pod template."""
 
@@ -78,6 +80,8 @@ class WorkerGroup(_Config):
     """Nodes at most."""
     spot: bool = False
     """Whether a node may be taken away at any time, at a lower price."""
+    price_per_hour: Annotated[float, Field(ge=0)] | None = None
+    """What one node costs an hour, in whatever currency; ``stope cost`` adds it up. None: it is not told."""
     labels: dict[str, str] = {}
     """Labels of the nodes, besides the group's own."""
     idle_timeout_s: Annotated[float, Field(gt=0)] = 300

@@ -65,6 +65,7 @@ class StepCost:
         object_store_bytes: In flight between tasks, all actors added up.
         storage_bytes: Kept.
         temporary_bytes: Stored until the step has ended.
+        price: Of the nodes that its actors fill, while it lasts; None where the definition does not say.
         exact_budget: Share of the exact budget that a search uses; None for other steps.
         measured: What it took; None where it was not run.
     """
@@ -85,6 +86,7 @@ class StepCost:
     object_store_bytes: float
     storage_bytes: float
     temporary_bytes: float
+    price: float | None
     exact_budget: float | None = None
     measured: Measured | None = None
 
@@ -99,6 +101,7 @@ class Estimate:
         device_hours: Kind of device -> hours.
         storage_bytes: Kept.
         peak_storage_bytes: The most that is stored at a time.
+        price: Of all steps, and of the head meanwhile; None where the definition prices no node.
         dominant: Name of the step that takes the longest.
         warnings: What will not fit, or should be done otherwise.
     """
@@ -108,6 +111,7 @@ class Estimate:
     device_hours: Mapping[str, float]
     storage_bytes: float
     peak_storage_bytes: float
+    price: float | None
     dominant: str
     warnings: tuple[str, ...] = field(default=())
 
@@ -135,12 +139,14 @@ def estimate(steps: Sequence[PlannedStep], hardware: Hardware) -> Estimate:
         hours[cost.device] = hours.get(cost.device, 0.0) + cost.device_hours
     kept = [sum(cost.storage_bytes for cost in costs[: index + 1]) for index in range(len(costs))]
     peak = max((total + cost.temporary_bytes for total, cost in zip(kept, costs, strict=True)), default=0.0)
+    wall_s = sum(cost.wall_s for cost in costs) + cluster_start_s(steps, hardware)
     return Estimate(
         steps=tuple(costs),
-        wall_s=sum(cost.wall_s for cost in costs) + cluster_start_s(steps, hardware),
+        wall_s=wall_s,
         device_hours={device: spent for device, spent in hours.items() if spent},
         storage_bytes=kept[-1] if kept else 0.0,
         peak_storage_bytes=peak,
+        price=_total_price(costs, wall_s, hardware),
         dominant=max(costs, key=lambda cost: cost.wall_s).step if costs else "",
         warnings=tuple(dict.fromkeys(warnings)),
     )
@@ -185,7 +191,21 @@ def step_cost(step: PlannedStep, load: Load, seat: Seat, storage_bytes_s: float)
         object_store_bytes=load.object_store_bytes * used,
         storage_bytes=load.storage_bytes,
         temporary_bytes=load.temporary_bytes,
+        price=None
+        if seat.node_price is None
+        else seat.node_price * ceil(seat.nodes * used / seat.actors) * (wall + start_s) / 3600,
     )
+
+
+def _total_price(costs: Sequence[StepCost], wall_s: float, hardware: Hardware) -> float | None:
+    """Return what all steps cost, with the head; None where no node has a price, or some that work have none."""
+    definition = hardware.definition
+    head = definition.head.price_per_hour if definition.head else None
+    of_groups = [group.price_per_hour for group in definition.workers]
+    prices = [cost.price for cost in costs]
+    if None in prices or all(price is None for price in (head, *of_groups)):
+        return None
+    return sum(price for price in prices if price is not None) + (head or 0.0) * wall_s / 3600
 
 
 def cluster_start_s(steps: Sequence[PlannedStep], hardware: Hardware) -> float:

@@ -62,6 +62,7 @@ class Seat:
         beside_cores: Cores that tokenise and merge beside them.
         shares_cores: Whether those are the same cores that the actors compute with.
         nodes: Nodes that the actors fill.
+        node_price: Of one of them an hour; None where the definition does not say.
         host_limit: Bytes of memory that one actor may take; 0 where nothing limits it.
         device_limit: Bytes of GPU memory of one actor; 0 on processors.
         where: Key of the definition that decides, for messages.
@@ -74,6 +75,7 @@ class Seat:
     beside_cores: float
     shares_cores: bool
     nodes: int
+    node_price: float | None
     host_limit: int
     device_limit: int
     where: str
@@ -112,6 +114,7 @@ def seat_of(hardware: Hardware, stage: str) -> Seat:
         beside_cores=cpus if definition.is_local else _tokenising_cores(session, cpus),
         shares_cores=is_shared,
         nodes=1 if definition.is_local else -(-actors // per_node),
+        node_price=group.price_per_hour,
         host_limit=role.memory or (memory // actors if definition.is_local else memory // per_node),
         device_limit=int(rates.memory_bytes * gpus) if rates.kind == "cuda" else 0,
         where=f"roles.{role_name}",
@@ -177,6 +180,8 @@ def _driver(hardware: Hardware) -> Seat:
         beside_cores=1.0,
         shares_cores=True,
         nodes=1,
+        # The head is paid for as long as the whole run takes.
+        node_price=0.0,
         host_limit=memory,
         device_limit=0,
         where="head" if definition.head else f"workers.{definition.workers[0].name}",

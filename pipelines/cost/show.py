@@ -33,6 +33,7 @@ def as_json(estimate: Estimate, corpora: Mapping[str, Corpus], notes: Sequence[s
         "device_hours": dict(estimate.device_hours),
         "storage_bytes": estimate.storage_bytes,
         "peak_storage_bytes": estimate.peak_storage_bytes,
+        "price": estimate.price,
         "measured_s": sum(step.measured.seconds for step in estimate.steps if step.measured),
     }
     content = {
@@ -80,11 +81,13 @@ def print_estimate(
     table.add_column("of", overflow="fold")
     for heading in ("FLOPs", "device hours", "actors", "wall", "memory", "storage"):
         table.add_column(heading, justify="right", no_wrap=True)
+    if estimate.price is not None:
+        table.add_column("price", justify="right", no_wrap=True)
     if is_measured:
         table.add_column("measured", justify="right", no_wrap=True)
     table.add_column("bound by", no_wrap=True)
     for step in estimate.steps:
-        table.add_row(*_cells(step, is_measured, are_several))
+        table.add_row(*_cells(step, estimate.price is not None, is_measured, are_several))
     console.print(table)
     _print_totals(console, estimate)
     for note in notes:
@@ -93,7 +96,7 @@ def print_estimate(
         console.print(f"[yellow]warning[/]  {escape(warning)}", highlight=False)
 
 
-def _cells(step: StepCost, is_measured: bool, are_several: bool) -> list[str]:
+def _cells(step: StepCost, is_priced: bool, is_measured: bool, are_several: bool) -> list[str]:
     cells = [
         step.stage,
         *([escape(step.dataset)] if are_several else []),
@@ -105,6 +108,8 @@ def _cells(step: StepCost, is_measured: bool, are_several: bool) -> list[str]:
         size(step.memory_bytes) if step.memory_bytes else "",
         size(step.storage_bytes) if step.storage_bytes else "",
     ]
+    if is_priced:
+        cells.append(f"{step.price:,.2f}" if step.price else "")
     if is_measured:
         taken = step.measured
         cells.append(f"{duration(taken.seconds)} {ratio(step.wall_s, taken.seconds)}" if taken else "")
@@ -113,10 +118,11 @@ def _cells(step: StepCost, is_measured: bool, are_several: bool) -> list[str]:
 
 def _print_totals(console: Console, estimate: Estimate) -> None:
     spent = ", ".join(hours(count, device) for device, count in estimate.device_hours.items())
+    priced = "" if estimate.price is None else f", price {estimate.price:,.2f}"
     longest = next((step for step in estimate.steps if step.step == estimate.dominant), None)
     console.print(
         f"\n[bold]Total[/]  {duration(estimate.wall_s)} wall, {spent or 'no device'} hours, "
-        f"{size(estimate.storage_bytes)} stored (at most {size(estimate.peak_storage_bytes)} at a time)",
+        f"{size(estimate.storage_bytes)} stored (at most {size(estimate.peak_storage_bytes)} at a time){priced}",
         highlight=False,
     )
     if longest is not None:

@@ -14,7 +14,7 @@ STEP = {
     "step stage label dataset flops device device_hours actors wall_s start_s bound memory_bytes host_memory_bytes "
     "object_store_bytes storage_bytes temporary_bytes exact_budget measured"
 }
-TOTALS = "wall_s device_hours storage_bytes peak_storage_bytes measured_s"
+TOTALS = "wall_s price device_hours storage_bytes peak_storage_bytes measured_s"
 
 
 def run(*arguments):

@@ -61,6 +61,31 @@ def test_tokenising_can_be_what_takes_the_longest():
     assert cost.wall_s - cost.start_s == pytest.approx(long_texts.num_bytes / 2.3e6 / 64, rel=0.01)
 
 
+def priced(**prices):
+    definition = CLUSTER.definition
+    workers = [
+        each.model_copy(update={"price_per_hour": prices.get(each.name)}) for each in definition.workers
+    ]
+    head = definition.head.model_copy(update={"price_per_hour": prices.get("head")})
+    return replace(CLUSTER, definition=definition.model_copy(update={"workers": workers, "head": head}))
+
+
+def test_the_price_is_that_of_the_nodes_that_work_and_of_the_head():
+    steps = [PlannedStep("data", "ingest", "x", IngestWork((TEXTS,))), step(ENCODE)]
+    result = estimate(steps, priced(gpu=50.0, cpu=1.0, head=0.4))
+    encode = result.steps[1]
+    # Sixteen actors fill two nodes of eight GPUs, three of them one.
+    assert encode.price == pytest.approx(2 * 50.0 * encode.wall_s / 3600)
+    assert result.price == pytest.approx(encode.price + 0.4 * result.wall_s / 3600)
+    few = estimate([step(replace(ENCODE, num_shards=3))], priced(gpu=50.0)).steps[0]
+    assert few.actors == 3 and few.price == pytest.approx(50.0 * few.wall_s / 3600)
+
+
+def test_without_the_price_of_what_works_there_is_none():
+    for prices in ({}, {"cpu": 1.0}, {"head": 0.4}):
+        assert estimate([step(ENCODE)], priced(**prices)).price is None
+
+
 def test_totals_add_up_and_name_what_dominates():
     steps = [
         PlannedStep("data", "ingest", "x", IngestWork((TEXTS,))),
