@@ -12,7 +12,7 @@ from pipelines.cost.show import duration, scaled, size
 
 STEP = {
     "step stage label dataset flops device device_hours actors wall_s start_s bound memory_bytes host_memory_bytes "
-    "object_store_bytes storage_bytes temporary_bytes exact_budget measured"
+    "object_store_bytes storage_bytes temporary_bytes price exact_budget measured"
 }
 TOTALS = "wall_s price device_hours storage_bytes peak_storage_bytes measured_s"
 
