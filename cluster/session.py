@@ -170,8 +170,8 @@ class Session:
         import ray
 
         self.start()
-        task = ray.remote(**self.resources(role))(function)
-        result: R = ray.get(task.remote(*args, **kwargs))
+        # Ray takes plain functions alone, neither methods nor cached ones.
+        result: R = ray.get(ray.remote(**self.resources(role))(lambda: function(*args, **kwargs)).remote())
         return result
 
     def _start_local(self) -> None:

@@ -1,5 +1,6 @@
 """Killing real processes of a real run: helpers that find them by their command line."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,13 +45,20 @@ class RunningStope:
         _, alive = psutil.wait_procs(family, timeout=20)
         assert not alive, f"left running: {[p.name() for p in alive]}"
 
+    def workers(self, name: str) -> list[psutil.Process]:
+        """Return the processes at work whose title, such as Ray gives its workers, holds ``name``."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            # Others end meanwhile.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                title = " ".join(child.cmdline())
+                if name in title and "__init__" not in title:
+                    found.append(child)
+        return found
+
     def kill_worker(self, name: str) -> None:
-        """Kill one process whose title holds ``name``, such as Ray gives its workers."""
-        workers = [
-            child
-            for child in psutil.Process(self.process.pid).children(recursive=True)
-            if name in " ".join(child.cmdline())
-        ]
+        """Kill one of the processes at work whose title holds ``name``."""
+        workers = self.workers(name)
         assert workers, f"no process is called {name}"
         workers[0].kill()
 
