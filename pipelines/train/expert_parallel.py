@@ -152,6 +152,7 @@ def share_out(backbone: nn.Module) -> None:
                 expected="no dropout between the projections",
                 fix="set train.dropout: 0, or train.moe.engine: grouped",
             )
+    for name, block in blocks.items():
         backbone.set_submodule(name, ParallelFeedForward(block))
 
 
