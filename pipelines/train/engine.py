@@ -229,10 +229,9 @@ def whole_weights(trainable: Trainable, trained_only: bool = False) -> dict[str,
         if isinstance(each, ParallelFeedForward)
     }
     for prefix, block in shared.items():
-        trained = {p.requires_grad for p in block.parameters()}
-        for name, weight in block.stacked().items():
-            if distributed.get_rank() == 0 and (True in trained or not trained_only):
-                weights[prefix + name] = weight.detach().to("cpu", torch.float32, copy=True)
+        for name, weight in block.stacked(trained_only).items():
+            if distributed.get_rank() == 0:
+                weights[prefix + name] = weight.to("cpu", torch.float32, copy=True)
     for name, parameter in trainable.encoder.named_parameters():
         if name.startswith(tuple(shared)) or (trained_only and not parameter.requires_grad):
             continue

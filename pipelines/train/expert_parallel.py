@@ -116,17 +116,22 @@ class ParallelFeedForward(MoeFeedForward):
         output_BTH: torch.Tensor = self.moe(hidden_BTH)[0]
         return output_BTH
 
-    def stacked(self) -> dict[str, nn.Parameter | torch.Tensor]:
+    def stacked(self, trained_only: bool) -> dict[str, torch.Tensor]:
         """Return router and experts under the names, and in the layout, of the block that this was made of.
 
         Every rank must call it.
+
+        Args:
+            trained_only: Leave out what is frozen.
         """
         layer = self.moe.deepspeed_moe
-        weights: dict[str, nn.Parameter | torch.Tensor] = {"router.weight": layer.gate.router.weight}
-        for name, _ in layer.experts.deepspeed_experts[0].named_parameters():
-            own = torch.stack(
-                [expert.get_parameter(name) for expert in layer.experts.deepspeed_experts]
-            ).detach()
+        experts = layer.experts.deepspeed_experts
+        router = layer.gate.router.weight
+        weights = {"router.weight": router.detach()} if router.requires_grad or not trained_only else {}
+        for name, parameter in experts[0].named_parameters():
+            if trained_only and not parameter.requires_grad:
+                continue
+            own = torch.stack([expert.get_parameter(name).detach() for expert in experts])
             every = [torch.empty_like(own) for _ in range(distributed.get_world_size(layer.ep_group))]
             distributed.all_gather(every, own, group=layer.ep_group)
             weights[name] = torch.cat(every)
@@ -139,10 +144,18 @@ def share_out(backbone: nn.Module) -> None:
     Each rank has held all of them until then.
 
     Raises:
-        ModelError: A dropout stands between the projections: it is drawn by the text, which the rank of an expert does
-            not know.
+        ModelError: No expert is trained; or a dropout stands between the projections: it is drawn by the text, which
+            the rank of an expert does not know.
     """
     blocks = {name: each for name, each in backbone.named_modules() if isinstance(each, MoeFeedForward)}
+    projections = [each for block in blocks.values() for each in (block.up, block.down)]
+    if not any(parameter.requires_grad for each in projections for parameter in each.parameters()):
+        raise ModelError(
+            "DeepSpeed shares out experts that are trained",
+            "train.moe.engine",
+            got="deepspeed, and every expert is frozen",
+            fix="set train.moe.engine: grouped, or train experts as well",
+        )
     for name, block in blocks.items():
         if float(getattr(block.dropout, "p", 0.0)):
             raise ModelError(
