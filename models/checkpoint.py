@@ -24,6 +24,7 @@ from models.layout import (
     read_pooling,
     tokenizer_digest,
 )
+from models.lean_imports import import_sentence_transformers
 from models.low_bit import Quantize, low_bit_options
 from models.moe.files import check_leftovers, is_own_modelling_file, model_class, write_modelling_file
 from models.pooling import LATENT_ATTENTION, POOLERS
@@ -199,6 +200,7 @@ def verify_export(directory: str | Path, texts: Sequence[str], task: str = "") -
     tokens = tokenizer.tokenize(texts, "query", [task] * len(texts))
     ours_ND = embed(load_encoder(directory), tokens, token_budget=max(4096, max_tokens))
     with silence():
+        import_sentence_transformers()
         from sentence_transformers import SentenceTransformer
 
         # A checkpoint saved in bfloat16 would otherwise be computed in it.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.errors import ModelError
-from models.silence import without_scikit_learn
+from models.lean_imports import import_transformers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -52,7 +52,7 @@ def load_tokenizer(directory: Path) -> Any:
     Raises:
         ModelError: The directory has no fast tokenizer.
     """
-    without_scikit_learn()
+    import_transformers()
     from transformers import AutoTokenizer
 
     try:

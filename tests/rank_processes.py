@@ -1,6 +1,7 @@
 """Ranks as processes of this machine: a script that starts worlds of them, and the test that starts the script."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -43,6 +44,8 @@ def run_worlds(run_rank: Callable[[int, int, Path], None], worlds: Mapping[str, 
         root: Of the folders.
     """
     context = multiprocessing.get_context("fork")
+    # DeepSpeed collects garbage at every start: not through what was imported.
+    gc.freeze()
     for name, world in worlds.items():
         folder = root / name
         folder.mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import ModelError
-from models.silence import without_scikit_learn
+from models.lean_imports import import_transformers
 
 MODELLING_FILE = "modeling_moe.py"
 PARTS = ("router.py", "experts.py", "layer.py", "modeling.py")
@@ -64,7 +64,7 @@ def model_class(config: Mapping[str, Any], directory: Path) -> Any:
         ModelError: Its config names experts that cannot be.
     """
     if config.get("moe") is None:
-        without_scikit_learn()
+        import_transformers()
         from transformers import AutoModel
 
         return AutoModel

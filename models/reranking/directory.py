@@ -10,10 +10,11 @@ import torch
 
 from models.errors import ModelError
 from models.layout import TOKENIZER_FILES, max_positions, read_config
+from models.lean_imports import import_sentence_transformers, import_transformers
 from models.reranking.description import ARCHITECTURES
 from models.reranking.network import load_network
 from models.reranking.rendering import make_rendering
-from models.silence import silence, without_scikit_learn
+from models.silence import silence
 from models.weights import read_weights
 
 MAX_SCORE_DIFFERENCE = 1e-3
@@ -112,6 +113,7 @@ def verify_cross_encoder(directory: Path, pairs: Sequence[tuple[str, str]]) -> f
     )
     ours_P = load_reranker(directory, rendering).score(short)
     with silence():
+        import_sentence_transformers()
         from sentence_transformers import CrossEncoder
 
         peer = CrossEncoder(
@@ -138,7 +140,7 @@ def verify_cross_encoder(directory: Path, pairs: Sequence[tuple[str, str]]) -> f
 
 
 def _with_new_head(source: Path, seed: int) -> Any:
-    without_scikit_learn()
+    import_transformers()
     import transformers
 
     with torch.random.fork_rng(devices=[]):

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from models.errors import ModelError
+from models.lean_imports import import_transformers
 from models.reranking.description import check_architecture
-from models.silence import without_scikit_learn
 from models.weights import read_weights
 
 
@@ -25,7 +25,7 @@ def load_network(directory: str | Path, method: str, dtype: str, device: str) ->
     Raises:
         ModelError: Another kind of model, or weights that are missing, misshapen or left over.
     """
-    without_scikit_learn()
+    import_transformers()
     import transformers
 
     check_architecture(directory, method)

@@ -14,6 +14,7 @@ from torch import distributed, nn
 from models.adapters import Lora, add_lora, train_only
 from models.encoder import Encoder
 from models.errors import ModelError
+from models.lean_imports import absent
 from models.moe.upcycle import train_experts, upcycle
 from models.reranking.scorers import CrossEncoder
 from pipelines.train.attention import use_plain_attention
@@ -150,7 +151,9 @@ def make_trainable(
     settings = deepspeed_config(config)
     if reads_universal:
         settings["checkpoint"] = {**_mapping(settings, "checkpoint"), "load_universal": True}
-    engine, *_ = deepspeed.initialize(model=tower, optimizer=optimizer, config=settings)
+    # DeepSpeed looks whether the optimizer is this one; its import takes torch's compiler along, three seconds.
+    with absent("deepspeed.runtime.zero.muon.muon_optimizer"):
+        engine, *_ = deepspeed.initialize(model=tower, optimizer=optimizer, config=settings)
     return Trainable(encoder, engine)
 
 

@@ -10,6 +10,7 @@ from cluster.artifacts import Artifact, ArtifactWriter
 from cluster.errors import UserError
 from cluster.storage import MissingObject
 from models.errors import ModelError
+from models.lean_imports import import_transformers
 from pipelines.steps import Work
 from pipelines.train.task import TrainTask
 
@@ -118,6 +119,8 @@ def run_rank(task: TrainTask) -> None:
     from torch import distributed
 
     from cluster.process_group import join_process_group
+
+    import_transformers()
     from pipelines.train.worker import train_worker
 
     if ray.get(task.board.failure.remote()) is not None:
