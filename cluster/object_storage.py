@@ -96,10 +96,14 @@ class ObjectStorage:
         return True
 
     def list(self, prefix: str = "") -> list[str]:
-        """Return the keys in the folder ``prefix`` and all below it, sorted."""
+        """Return the keys in the folder ``prefix`` and all below it, sorted.
+
+        Empty objects are left out: other clients, Ray Train's among them, mark folders with one, whose key reads like
+        the folder's own.
+        """
         with self._explained(prefix):
             batches = self._store.list(checked_key(prefix, empty=True) or None)
-            return sorted(meta["path"] for batch in batches for meta in batch)
+            return sorted(meta["path"] for batch in batches for meta in batch if meta["size"])
 
     def delete(self, prefix: str) -> None:
         """Remove the object ``prefix``, or the folder of that name and all below it; absent is fine."""

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pyarrow as pa
+import pyarrow.fs as fs
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -92,7 +93,8 @@ def test_an_absent_bucket_is_told(endpoint):
         open_storage("s3://no-such-bucket/x").write("a", b"1")
 
 
-def test_an_artifact_lives_there(storage, tmp_path):
+def test_an_artifact_lives_there(storage, endpoint, tmp_path):
+    """Ray Train was there as well, and has marked its folder and all above it with empty objects."""
     store = ArtifactStore(storage.uri)
     (tmp_path / "model" / "1_Pooling").mkdir(parents=True)
     (tmp_path / "model" / "config.json").write_text("{}")
@@ -102,6 +104,9 @@ def test_an_artifact_lives_there(storage, tmp_path):
         writer.write_shard("order", index, pa.table({"step": [index]}))
     writer.put_directory("model", tmp_path / "model")
     store.storage.write(f"{writer.key}/scratch/x", b"1")
+    folder = f"{storage.uri.removeprefix('s3://')}/{writer.key}/scratch/ranks"
+    fs.S3FileSystem(endpoint_override=endpoint).create_dir(folder)
+    assert len(store.storage.list("")) == 2 * 2 + 2 * 2 + 1
     made = writer.commit(stage_version=1, num_shards={"order": 2}, identity={}, inputs={})
     again = store.open("train", "m", "0" * 20).commit(
         stage_version=1, num_shards={"order": 2}, identity={}, inputs={}
