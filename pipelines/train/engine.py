@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import deepspeed
@@ -14,7 +15,7 @@ from torch import distributed, nn
 from models.adapters import Lora, add_lora, train_only
 from models.encoder import Encoder
 from models.errors import ModelError
-from models.lean_imports import absent
+from models.lean_imports import uncompiled
 from models.moe.upcycle import train_experts, upcycle
 from models.reranking.scorers import CrossEncoder
 from pipelines.train.attention import use_plain_attention
@@ -151,9 +152,10 @@ def make_trainable(
     settings = deepspeed_config(config)
     if reads_universal:
         settings["checkpoint"] = {**_mapping(settings, "checkpoint"), "load_universal": True}
-    # DeepSpeed looks whether the optimizer is this one; its import takes torch's compiler along, three seconds.
-    with absent("deepspeed.runtime.zero.muon.muon_optimizer"):
-        engine, *_ = deepspeed.initialize(model=tower, optimizer=optimizer, config=settings)
+    with uncompiled():
+        # DeepSpeed looks whether the optimizer is this one.
+        import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    engine, *_ = deepspeed.initialize(model=tower, optimizer=optimizer, config=settings)
     return Trainable(encoder, engine)
 
 
