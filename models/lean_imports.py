@@ -1,6 +1,5 @@
 """Libraries that others import for nothing, kept out of every process."""
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,24 +16,6 @@ def absent(*modules: str) -> Iterator[None]:
     finally:
         for name in hidden:
             del sys.modules[name]
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Let what is imported keep its functions as they are instead of handing them to torch's compiler.
-
-    To hand it one takes two seconds, whether the function is ever called or not.
-    """
-    name = "TORCHDYNAMO_DISABLE"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def import_transformers() -> None:

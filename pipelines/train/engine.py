@@ -12,10 +12,10 @@ from deepspeed.moe.utils import is_moe_param, split_params_into_different_moe_gr
 from pydantic import JsonValue
 from torch import distributed, nn
 
+from cluster.environment import environment_variable
 from models.adapters import Lora, add_lora, train_only
 from models.encoder import Encoder
 from models.errors import ModelError
-from models.lean_imports import uncompiled
 from models.moe.upcycle import train_experts, upcycle
 from models.reranking.scorers import CrossEncoder
 from pipelines.train.attention import use_plain_attention
@@ -152,8 +152,8 @@ def make_trainable(
     settings = deepspeed_config(config)
     if reads_universal:
         settings["checkpoint"] = {**_mapping(settings, "checkpoint"), "load_universal": True}
-    with uncompiled():
-        # DeepSpeed looks whether the optimizer is this one.
+    # DeepSpeed looks whether the optimizer is this one. Its functions are for torch's compiler: two seconds to import.
+    with environment_variable("TORCHDYNAMO_DISABLE", "1"):
         import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     engine, *_ = deepspeed.initialize(model=tower, optimizer=optimizer, config=settings)
     return Trainable(encoder, engine)

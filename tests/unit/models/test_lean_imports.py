@@ -1,11 +1,9 @@
-import os
 import subprocess
 import sys
 
 import pytest
-import torch
 
-from models.lean_imports import absent, uncompiled
+from models.lean_imports import absent
 
 CODE = """
 import sys
@@ -37,13 +35,3 @@ def test_a_module_is_absent_only_meanwhile_and_one_that_is_there_stays():
     import ftplib  # noqa: F401
 
     assert again is json
-
-
-def test_what_is_imported_meanwhile_is_not_handed_to_the_compiler(monkeypatch):
-    def plain(x):
-        return x
-
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "0")
-    with uncompiled():
-        assert torch.compile(plain) is plain
-    assert os.environ["TORCHDYNAMO_DISABLE"] == "0"
