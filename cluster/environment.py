@@ -1,4 +1,4 @@
-"""Variables of the environment that a library asks for while it is imported."""
+"""Variables of the environment that others ask for while they start."""
 
 import os
 from collections.abc import Iterator

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from cluster import watchdog
 from cluster.definition import ClusterDefinition, RoleName
+from cluster.environment import environment_variable
 from cluster.errors import UserError
 from cluster.machine import local_limits, make_session_directory, object_store_bytes
 from cluster.watchdog import SESSION_VARIABLE
@@ -187,9 +188,11 @@ class Session:
         self.directory = make_session_directory()
         self._watchdog = _start_watchdog(self.directory)
         store = object_store_bytes(memory)
-        os.environ[SESSION_VARIABLE] = str(self.directory)
         try:
-            with _native_output_to(self.directory / "start.log" if self.quiet else None):
+            with (
+                environment_variable(SESSION_VARIABLE, str(self.directory)),
+                _native_output_to(self.directory / "start.log" if self.quiet else None),
+            ):
                 ray.init(
                     address="local",
                     num_cpus=int(cpus),
@@ -206,9 +209,6 @@ class Session:
             ray.shutdown()
             self.stop()
             raise
-        finally:
-            # Only Ray's processes carry the mark: other children of this one are not the session's.
-            del os.environ[SESSION_VARIABLE]
         self._end_on_signals()
 
     def _join(self) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 
 @contextmanager
@@ -18,6 +19,7 @@ def absent(*modules: str) -> Iterator[None]:
             del sys.modules[name]
 
 
+@cache
 def import_transformers() -> None:
     """Import what all models of transformers stand on, but neither scikit-learn nor SciPy with it.
 

@@ -120,6 +120,7 @@ def run_rank(task: TrainTask) -> None:
 
     from cluster.process_group import join_process_group
 
+    # First: the worker's modules would import it with all that it drags in.
     import_transformers()
     from pipelines.train.worker import train_worker
 

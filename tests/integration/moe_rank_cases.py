@@ -38,7 +38,7 @@ def settings_of(stage, lora, gradcache, checkpointing):
         "gradient_checkpointing": checkpointing,
         **({"deepspeed": ALL_SHARED} if stage == 3 else {}),
         **({"lora": LORA} if lora else {}),
-        **({"gradcache_chunk": 5} if gradcache else {}),
+        **({"gradcache_chunk": 3} if gradcache else {}),
     }
 
 
@@ -61,7 +61,7 @@ CASES = {
     "clp": {"moe": {**MOE, "router": "clp", "load_balancing_loss": 0.0}},
     "two of four": {
         "moe": {**MOE, "where": "up", "experts_per_token": 2, "layers": [-1]},
-        "gradcache_chunk": 5,
+        "gradcache_chunk": 3,
     },
 }
 SHARED = {
@@ -72,7 +72,7 @@ SHARED = {
 """The same with experts shared among the ranks."""
 PAIRED = {
     "two experts": {"moe": {**MOE, "num_experts": 2}, "zero_stage": 2},
-    "two a token": {"moe": {**MOE, "experts_per_token": 2}, "gradcache_chunk": 5},
+    "two a token": {"moe": {**MOE, "experts_per_token": 2}, "gradcache_chunk": 3},
 }
 CASES |= (
     SHARED
