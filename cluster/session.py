@@ -17,35 +17,13 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from cluster import watchdog
 from cluster.definition import ClusterDefinition, RoleName
-from cluster.environment import environment_variable
+from cluster.environment import LOOPBACK, SESSION, environment_variable
 from cluster.errors import UserError
 from cluster.machine import local_limits, make_session_directory, object_store_bytes
 from cluster.watchdog import SESSION_VARIABLE
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray Train waits this long in every report(); the default of 2 s dwarfs a small step.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    # Reader v2 merges small Parquet files into one block, and one actor works alone.
-    "RAY_DATA_USE_DATASOURCE_V2": "0",
-    # What Ray will do by default; without it every start warns of the change.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DISABLE_IMPORT_WARNING": "1",
-    # Ray Data's actors hold their arguments in the object store, and the C++ core calls that an error each time.
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-}
-# Ray binds every port to the node's address, and takes the loopback for one only where it thinks that
-# clusters of several machines are not supported, which this variable says on every system.
-_LOOPBACK = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # Ray's agents set their title, which would overwrite the environment that the watchdog knows them by.
-    "SPT_NOENV": "1",
-    # Nobody takes this machine's only node away: Ray Train need not watch for it in a process of its own.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-}
 
 
 class Session:
@@ -83,7 +61,7 @@ class Session:
         """
         if self.started:
             return
-        self._set_environment(_ENVIRONMENT | {"RAY_AUTH_MODE": self.definition.security.auth})
+        self._set_environment(SESSION | {"RAY_AUTH_MODE": self.definition.security.auth})
         if self.definition.is_local:
             self._start_local()
         else:
@@ -179,7 +157,7 @@ class Session:
         group = self.definition.workers[0]
         cpus, memory = local_limits(group)
         # A local Ray would leave a token in ~/.ray; ours lives and dies with the session.
-        self._set_environment(_LOOPBACK | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+        self._set_environment(LOOPBACK | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
         import ray
 
         if ray.is_initialized():
