@@ -39,7 +39,9 @@ $(VLLM)/.test: pyproject.toml constraints.txt
 demo: $(VENV)/.demo   ## install, then mine, train, evaluate and release a model on real data
 	$(BIN)/stope demo
 
-test: check unit integration   ## everything that CI runs: check, unit, integration and end-to-end tests
+test: check                    ## everything that CI runs: check, end-to-end, integration and unit tests
+	@# Two at a time: half of a training's seconds one of its processes waits. What takes longest goes first.
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/e2e tests/integration tests/unit
 
 check: $(VENV)/.test   ## ruff, mypy, import-linter, typos, conventions
 	$(BIN)/ruff check .

@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
 
 def stope(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [STOPE, *arguments, "--storage", str(folder / "store")]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope="module")
