@@ -5,6 +5,7 @@ receipt (``.json``), ``files/<attempt>/...`` and, last of all, ``manifest.json``
 exists without a manifest.
 """
 
+import re
 from collections.abc import Iterable
 
 from cluster.committed import Artifact, find_committed
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 _NOT_ARTIFACTS = ("runs", "releases", "code", "scores")
+_NAME = re.compile(r".+-[0-9a-f]{20}")
+"""``label-fp``, an artifact's folder within that of its stage: other people's folders stay."""
 
 
 def open_store(definition: str, storage: str | None) -> "ArtifactStore":
@@ -69,7 +72,7 @@ class ArtifactStore:
         folders: dict[str, bool] = {}
         for key in self.storage.list(""):
             parts = key.split("/")
-            if len(parts) >= 3 and parts[0] not in _NOT_ARTIFACTS:
+            if len(parts) >= 3 and parts[0] not in _NOT_ARTIFACTS and _NAME.fullmatch(parts[1]):
                 folder = "/".join(parts[:2])
                 folders[folder] = folders.get(folder, False) or parts[2:] == ["manifest.json"]
         return folders

@@ -12,7 +12,11 @@ from cluster.errors import UserError
 from cluster.local_storage import TEMPORARY_PREFIX, MissingObject, checked_key, explain_disk_errors
 
 if TYPE_CHECKING:
+    from obstore import GetOptions, ObjectMeta
     from obstore.store import ObjectStore
+
+PIECE_BYTES = 64 * 2**20
+"""Of a file that is downloaded. The time that a request may take counts for each piece, not for the whole."""
 
 
 def cache_directory() -> Path:
@@ -137,12 +141,20 @@ class ObjectStorage:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 with self._explained(key), temporary.open("xb") as file:
-                    for chunk in self._store.get(checked_key(key)).stream():
-                        file.write(chunk)
+                    for start in range(0, meta["size"], PIECE_BYTES):
+                        file.write(self._piece(key, start, meta))
                 temporary.replace(target)
             finally:
                 temporary.unlink(missing_ok=True)
         return target
+
+    def _piece(self, key: str, start: int, meta: "ObjectMeta") -> bytes:
+        """Return the bytes from ``start`` on of the version ``meta`` of an object, at most PIECE_BYTES."""
+        stop = min(start + PIECE_BYTES, meta["size"])
+        options: GetOptions = {"range": (start, stop)}
+        if meta["e_tag"] is not None:
+            options["if_match"] = meta["e_tag"]
+        return bytes(self._store.get(checked_key(key), options=options).bytes())
 
 
 def _connect(uri: str) -> "ObjectStore":

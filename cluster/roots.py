@@ -14,5 +14,7 @@ def rooted_keys(store: ArtifactStore, keep_runs: int | None) -> set[str]:
         store: Whose runs and releases are read.
         keep_runs: How many of the newest runs count; None for all.
     """
-    made = {stage.key for run in Run.list(store.storage)[:keep_runs] for stage in run.record.stages}
+    runs = [run.record for run in Run.list(store.storage)[:keep_runs]]
+    made = {stage.key for run in runs for stage in run.stages}
+    made.update(key for run in runs for key in run.artifacts)
     return made.union(*(record.artifacts.values() for record in releases.listed(store)))

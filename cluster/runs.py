@@ -64,6 +64,8 @@ class RunRecord(_Record):
     """The cluster definition, resolved."""
     stages: list[StageRecord] = []
     """In the order they began."""
+    artifacts: list[str] = []
+    """Keys of what stages made or took besides, such as an index of words."""
     metrics: list[dict[str, JsonValue]] = []
     """Rows of the table of metrics."""
     events: list[Event] = []
@@ -180,6 +182,11 @@ class Run:
         if noted not in stages:
             stages.append(noted)
         self._change(stages=stages)
+
+    def record_artifact(self, key: str) -> None:
+        """Note an artifact that a stage needs besides its inputs; again is free."""
+        if key not in self.record.artifacts:
+            self._change(artifacts=[*self.record.artifacts, key])
 
     def event(self, text: str) -> None:
         """Add a line to the run's log."""

@@ -109,7 +109,7 @@ def execute(
         cached, started = artifact is not None, monotonic()
         if artifact is None and needed:
             run.record_stage(step.key, step.stage, "running")
-            artifact = _compute(step, by_key, store, session, progress)
+            artifact = _compute(step, by_key, store, session, progress, run)
         done[name] = by_key[step.key] = Done(step, artifact, cached, 0.0 if cached else monotonic() - started)
         if artifact is not None:
             run.record_stage(step.key, step.stage, "done", done[name].rows, done[name].seconds, cached)
@@ -118,12 +118,17 @@ def execute(
 
 
 def _compute(
-    step: Step, by_key: Mapping[str, Done], store: ArtifactStore, session: Session, progress: Progress
+    step: Step,
+    by_key: Mapping[str, Done],
+    store: ArtifactStore,
+    session: Session,
+    progress: Progress,
+    run: Run,
 ) -> Artifact:
     inputs = {name: by_key[source.key].artifact for name, source in step.inputs.items()}
     present = {name: artifact for name, artifact in inputs.items() if artifact is not None}
     try:
-        return make(step, present, store.storage, session, progress)
+        return make(step, present, store.storage, session, progress, run)
     finally:
         progress.end()
 

@@ -13,6 +13,7 @@ from cluster.errors import UserError
 from cluster.storage import Storage
 
 if TYPE_CHECKING:
+    from cluster.runs import Run
     from cluster.session import Session
     from pipelines.progress import Progress
 
@@ -74,13 +75,24 @@ class Step:
 
 @dataclass
 class Work:
-    """What a running step is given: its inputs, the open artifact, the cluster session and a progress line."""
+    """What a running step is given.
+
+    Args:
+        step: What is computed.
+        inputs: Its inputs.
+        writer: The open artifact.
+        session: The cluster.
+        progress: The live line.
+        run: The record of the run. None: nobody keeps one.
+        started: When it began, as ``monotonic`` says it.
+    """
 
     step: Step
     inputs: Mapping[str, Artifact]
     writer: ArtifactWriter
     session: "Session"
     progress: "Progress"
+    run: "Run | None" = None
     started: float = field(default_factory=monotonic)
 
     def commit(
@@ -109,14 +121,16 @@ class Work:
     def compute(self, step: Step) -> Artifact:
         """Return the artifact of a step that this one finds it needs, made now where the storage has it not.
 
-        Its inputs are made as well.
+        Its inputs are made as well. The run's record names them all, so that collection leaves them to it.
         """
+        if self.run is not None:
+            self.run.record_artifact(step.key)
         found = find_committed(self.writer.storage, step.key)
         if found is not None:
             return found
         inputs = {name: self.compute(source) for name, source in step.inputs.items()}
         try:
-            return make(step, inputs, self.writer.storage, self.session, self.progress)
+            return make(step, inputs, self.writer.storage, self.session, self.progress, self.run)
         finally:
             self.progress.begin(self.step.stage)
 
@@ -127,6 +141,7 @@ def make(
     storage: Storage,
     session: "Session",
     progress: "Progress",
+    run: "Run | None" = None,
 ) -> Artifact:
     """Return the artifact of a step that was not there; of two runs at once the one that commits first makes it.
 
@@ -136,11 +151,12 @@ def make(
         storage: Where it is made.
         session: The cluster.
         progress: The live line, which this opens.
+        run: The record of the run, if one is kept.
     """
     writer = ArtifactWriter(storage, step.stage, step.label, step.fingerprint)
     progress.begin(step.stage)
     try:
-        return step.run(Work(step, inputs, writer, session, progress))
+        return step.run(Work(step, inputs, writer, session, progress, run))
     except Exception:
         # The faster run sweeps the other's shards away: its result is ours too.
         winner = find_committed(storage, step.key)

@@ -1,6 +1,7 @@
 """Storage and artifacts on an S3 endpoint."""
 
 import pickle
+import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,7 @@ import pyarrow.fs as fs
 import pytest
 from moto.server import ThreadedMotoServer
 
+from cluster import object_storage
 from cluster.artifacts import ArtifactStore
 from cluster.errors import UserError
 from cluster.storage import MissingObject, ObjectStorage, open_storage
@@ -70,7 +72,7 @@ def test_a_creation_sent_twice_is_still_ours(storage):
 
 def test_files_are_cached_by_version(storage, tmp_path):
     big = tmp_path / "big"
-    big.write_bytes(b"x" * 12_000_000)
+    big.write_bytes(random.Random(0).randbytes(12_000_000))
     storage.put_file("big", big)
     first = storage.get_file("big")
     assert first.read_bytes() == big.read_bytes() and storage.get_file("big") == first
@@ -78,6 +80,31 @@ def test_files_are_cached_by_version(storage, tmp_path):
     assert storage.get_file("big").read_bytes() == b"new"
     with pytest.raises(MissingObject):
         storage.get_file("nowhere")
+
+
+def test_a_file_comes_in_pieces_of_one_version(storage, tmp_path, monkeypatch):
+    monkeypatch.setattr(object_storage, "PIECE_BYTES", 5_000_000)
+    big = tmp_path / "big"
+    big.write_bytes(random.Random(1).randbytes(12_000_000))
+    storage.put_file("pieces", big)
+    pieces, whole = [], ObjectStorage._piece
+
+    def counted(self, key, start, meta):
+        pieces.append(start)
+        return whole(self, key, start, meta)
+
+    def exchanged(self, key, start, meta):
+        if start:
+            self.write(key, b"another")
+        return whole(self, key, start, meta)
+
+    monkeypatch.setattr(ObjectStorage, "_piece", counted)
+    assert storage.get_file("pieces").read_bytes() == big.read_bytes()
+    assert pieces == [0, 5_000_000, 10_000_000]
+    monkeypatch.setattr(ObjectStorage, "_piece", exchanged)
+    storage.put_file("exchanged", big)
+    with pytest.raises(UserError, match="did not answer"):
+        storage.get_file("exchanged")
 
 
 def test_credentials_do_not_travel(storage, monkeypatch):

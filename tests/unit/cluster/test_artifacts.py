@@ -194,3 +194,15 @@ def test_collection_keeps_the_roots_and_their_inputs(store):
     assert store.collect({f"ingest/b-{FP}"}, dry_run=False) == doomed
     assert [manifest.label for manifest in store.list()] == ["a", "b"]
     assert store.storage.exists("runs/r1/run.json") and store.storage.exists("releases/x/manifest.json")
+
+
+def test_collection_leaves_what_is_nobodys_artifact(store):
+    others = [
+        "data/squad/corpus.jsonl",
+        "projects/team/model/weights.bin",
+        f"scores/pairs-{FP}/base-0.parquet",
+    ]
+    for key in others:
+        store.storage.write(key, b"x")
+    assert store.collect([], dry_run=False) == []
+    assert all(map(store.storage.exists, others))

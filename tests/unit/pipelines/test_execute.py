@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from cluster.artifacts import ArtifactStore
+from cluster.roots import rooted_keys
 from cluster.runs import Run
 from pipelines import schemas
 from pipelines.execute import execute, survey
@@ -41,6 +42,9 @@ class Workshop:
         self.ran.clear()
         run = Run.create(self.store.storage, {}, {}, "test")
         return execute(steps, targets, self.store, None, Progress(Console(quiet=True)), run)
+
+    def collect(self):
+        return self.store.collect(rooted_keys(self.store, None), dry_run=True)
 
 
 @pytest.fixture
@@ -115,3 +119,22 @@ def test_a_failure_is_raised_where_nobody_else_has_the_result(workshop):
 
 def test_labels_are_path_safe():
     assert label_of("org/some model@2") == "org_some_model_2"
+
+
+def test_what_a_step_makes_besides_belongs_to_its_run(workshop):
+    aside = workshop.step("aside", of=workshop.step("deep"))
+
+    def run(work):
+        made = work.compute(aside)
+        if interrupted:
+            raise KeyboardInterrupt
+        return work.commit({}, {"of": made.key})
+
+    whole = replace(workshop.step("whole"), run=run)
+    interrupted = True
+    with pytest.raises(KeyboardInterrupt):
+        workshop.go({"whole": whole}, ("whole",))
+    assert workshop.ran == ["deep", "aside"] and workshop.collect() == []
+    interrupted = False
+    workshop.go({"whole": whole}, ("whole",))
+    assert workshop.ran == [] and workshop.collect() == []
