@@ -132,6 +132,10 @@ def export(
             help="sentence-transformers: a .parquet file; flagembedding: a .jsonl file; else a directory.",
         ),
     ],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="Name of a data set under `also`. Default: the recipe's main one."),
+    ] = None,
     split: Annotated[str | None, typer.Option("--split", help="train, dev or test alone.")] = None,
     shape: Annotated[
         str,
@@ -184,7 +188,7 @@ def export(
         parquet=parquet,
     )
     store = open_store(definition, storage)
-    mined = artifacts_of(store, Run.find(store.storage, run))
+    mined = artifacts_of(store, Run.find(store.storage, run), dataset)
     console = Console()
     with _bar(console, "export") as advance:
         made = export_run(mined, name, config, Path(target).expanduser(), overwrite, advance)

@@ -52,26 +52,31 @@ class Exported:
     notes: Counter[str] = field(default_factory=Counter)
 
 
-def artifacts_of(store: ArtifactStore, run: Run) -> Mined:
-    """Return the artifacts that the finished stages of a run took or made.
+def artifacts_of(store: ArtifactStore, run: Run, dataset: str | None = None) -> Mined:
+    """Return the artifacts that the finished stages of a run took or made, of one data set.
+
+    Args:
+        store: Where they are.
+        run: The run.
+        dataset: Name of its data. None: the main one, which a run reads before those under `also`.
 
     Raises:
-        UserError: The run read no data, or an artifact is gone.
+        UserError: The run read no data, or none of this name, or an artifact is gone.
     """
     finished = [store.get(stage.key) for stage in run.record.stages if stage.state == "done"]
-    groups = [artifact for artifact in finished if "groups" in artifact.manifest.tables]
-    data = [artifact for artifact in finished if artifact.manifest.stage == "ingest"]
-    if groups and "data" in groups[-1].manifest.inputs:
-        data = [store.get(groups[-1].manifest.inputs["data"])]
-    if not data:
+    read = [artifact for artifact in finished if artifact.manifest.stage == "ingest"]
+    if not read:
         raise UserError("the run has no data yet", where=run.id, fix="choose another: stope runs ls")
-    rankings = [
-        artifact
-        for artifact in finished
-        if "candidates" in artifact.manifest.tables
-        and artifact.manifest.inputs.get("data", data[0].key) == data[0].key
-    ]
-    return Mined(data[0], groups[-1] if groups else None, _named(rankings))
+    data = next((each for each in read if dataset in (None, each.manifest.label)), None)
+    if data is None:
+        labels = [each.manifest.label for each in read]
+        raise UserError(
+            "the run read no data of this name", where=run.id, got=str(dataset), expected=" or ".join(labels)
+        )
+    own = [artifact for artifact in finished if artifact.manifest.inputs.get("data") == data.key]
+    groups = [artifact for artifact in own if "groups" in artifact.manifest.tables]
+    rankings = [artifact for artifact in own if "candidates" in artifact.manifest.tables]
+    return Mined(data, groups[-1] if groups else None, _named(rankings))
 
 
 def _named(rankings: Sequence[Artifact]) -> dict[str, Artifact]:

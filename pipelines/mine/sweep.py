@@ -1,5 +1,6 @@
 """A grid of mining methods over what is already scored: one selection each, one audit, one table."""
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -8,36 +9,51 @@ from cluster.session import Session
 from pipelines.recipe import load_recipe
 from pipelines.report.pipeline import audit_step
 from pipelines.run import plan
+from pipelines.select.config import SelectConfig
 from pipelines.steps import Step
 
-METHODS: dict[str, tuple[str, ...]] = {
-    "naive": ("filter.method=naive",),
-    "shifted 10": ("filter.method=shifted",),
-    "absolute .7": ("filter.method=absolute",),
-    "margin_pos .05": ("filter.method=margin_pos",),
-    "perc_pos .95": ("filter.method=perc_pos",),
-    "perc_pos .90": ("filter.method=perc_pos", "filter.threshold=0.9"),
-    "double": ("filter.method=double",),
-    "perc_pos .95 sampled": ("filter.method=perc_pos", "selection=sampled"),
-    "perc_pos .95 top1_sampled": ("filter.method=perc_pos", "selection=top1_sampled"),
+METHODS: dict[str, dict[str, str | float]] = {
+    "naive": {"method": "naive"},
+    "shifted 10": {"method": "shifted"},
+    "absolute .7": {"method": "absolute"},
+    "margin_pos .05": {"method": "margin_pos"},
+    "perc_pos .95": {"method": "perc_pos"},
+    "perc_pos .90": {"method": "perc_pos", "threshold": 0.9},
+    "double": {"method": "double"},
 }
-"""What a sweep compares where no grid is given: method -> settings under mine.select."""
+"""What a sweep compares where no grid is given: method -> what mine.select.filter says of it."""
+
+SAMPLED = ("sampled", "top1_sampled")
+"""Ways to choose that a sweep compares besides, under perc_pos .95."""
+
+RANKS = ("min_rank", "max_rank", "max_positive_rank")
+"""Settings of a recipe's filter that hold for every method."""
+
+SWEPT = ("mine.select.", "train.")
+"""What a grid may be made of, the latter with training: all else changes the candidates, or what is measured."""
 
 TRAINED = ("order", "trained", "tuned_embeddings", "tuned_ranking", "metrics")
 """Steps that a trained sweep needs of every method, besides its groups."""
 
 
-def sweep_settings(grid: Sequence[str]) -> dict[str, list[str]]:
+def sweep_settings(
+    grid: Sequence[str], select: SelectConfig, suppliers: Sequence[str], trains: bool
+) -> dict[str, list[str]]:
     """Return name -> settings of a recipe, for every method of a sweep.
 
     Args:
-        grid: ``key=value,value,...`` of a recipe each; their product is swept. Empty: METHODS.
+        grid: ``key=value,value,...`` of a recipe each; their product is swept. Empty: METHODS, which judge by the
+            scores of the teachers that supply the candidates.
+        select: What the recipe says of selecting.
+        suppliers: Teachers whose candidates become negatives.
+        trains: Whether every method is trained with.
 
     Raises:
-        UserError: A line of the grid has no values, or a key stands twice.
+        UserError: A line of the grid has no values, a key stands twice or is no setting that a sweep compares.
     """
     if not grid:
-        return {name: [f"mine.select.{setting}" for setting in own] for name, own in METHODS.items()}
+        return _methods(select, suppliers)
+    swept = SWEPT if trains else SWEPT[:1]
     axes: dict[str, list[str]] = {}
     for line in grid:
         key, _, values = line.partition("=")
@@ -49,9 +65,32 @@ def sweep_settings(grid: Sequence[str]) -> dict[str, list[str]]:
                 expected="key=value,value,...",
                 fix="--grid mine.select.filter.threshold=0.9,0.95",
             )
+        if not key.startswith(swept):
+            raise UserError(
+                "a sweep compares what is made of the same candidates",
+                where="--grid",
+                got=key,
+                expected=f"a key under {' or '.join(swept)}",
+                fix="run the recipe once with each value, by --set, and lay the runs side by side: stope compare",
+            )
         axes[key] = values.split(",")
     points = product(*([f"{key}={value}" for value in values] for key, values in axes.items()))
     return {", ".join(_short(setting) for setting in point): list(point) for point in points}
+
+
+def _methods(select: SelectConfig, suppliers: Sequence[str]) -> dict[str, list[str]]:
+    ranks = select.filter.model_dump(include=set(RANKS), exclude_defaults=True)
+    # Another teacher's scores, with a threshold of their own, are one method's, not every method's.
+    common = [f"mine.select.teachers={json.dumps(list(suppliers))}"]
+    rules = {name: f"mine.select.filter={json.dumps(ranks | rule)}" for name, rule in METHODS.items()}
+    methods = {name: [*common, rule, "mine.select.selection=top"] for name, rule in rules.items()}
+    if select.ensemble == "intra_sample":  # Which takes each teacher's best.
+        return methods
+    common.append(f"mine.select.sample_from={max(select.sample_from, select.num_negatives)}")
+    for selection in SAMPLED:
+        rule = rules["perc_pos .95"]
+        methods[f"perc_pos .95 {selection}"] = [*common, rule, f"mine.select.selection={selection}"]
+    return methods
 
 
 def _short(setting: str) -> str:
@@ -83,7 +122,9 @@ def sweep_steps(
     teachers: dict[str, Step] = {}
     metrics: dict[str, list[str]] = {}
     recipe = load_recipe(recipe_name, settings)
-    for method, own in sweep_settings(grid).items():
+    select = recipe.mine.select
+    suppliers = select.suppliers(recipe.mine.read_by_select)
+    for method, own in sweep_settings(grid, select, suppliers, seeds > 0).items():
         recipe = load_recipe(recipe_name, [*settings, *own])
         planned = plan(recipe, session)
         groups[method] = planned["groups"]

@@ -42,8 +42,8 @@ def rendered(doc):
     return f"{title} {text}" if title else text
 
 
-def _commit(store, stage, tables, summary=None, inputs=None):
-    writer = store.open(stage, "tiny", "0" * 20)
+def commit(store, stage, tables, summary=None, inputs=None, label="tiny"):
+    writer = store.open(stage, label, "0" * 20)
     for name, shards in tables.items():
         for index, shard in enumerate(shards):
             writer.write_shard(name, index, shard)
@@ -87,7 +87,7 @@ def _group(query, positives, negatives):
 def make_run(folder, documents=DOCUMENTS, queries=QUERIES):
     """Write a run with data, candidates and groups, and return its store."""
     store = ArtifactStore(str(folder))
-    data = _commit(store, "ingest", _data_tables(documents, queries))
+    data = commit(store, "ingest", _data_tables(documents, queries))
     ranked = [
         (0, 2, 1, 0.9000001),
         (0, 0, 2, 0.5),
@@ -102,10 +102,10 @@ def make_run(folder, documents=DOCUMENTS, queries=QUERIES):
     ]
     shards = [pa.Table.from_pylist(part, schema=schemas.CANDIDATES) for part in (rows[:3], rows[3:])]
     inputs = {"data": data.key}
-    candidates = _commit(store, "search", {"candidates": shards}, inputs=inputs)
+    candidates = commit(store, "search", {"candidates": shards}, inputs=inputs)
     groups = [_group(query, *sides) for query, sides in GROUPS.items()]
     shards = [pa.Table.from_pylist(part, schema=schemas.GROUPS) for part in (groups[:1], groups[1:])]
-    chosen = _commit(store, "select", {"groups": shards}, {"teachers": TEACHERS}, inputs)
+    chosen = commit(store, "select", {"groups": shards}, {"teachers": TEACHERS}, inputs)
     run = Run.create(store.storage, {}, {}, "tiny")
     for artifact in (data, candidates, chosen):
         run.record_stage(artifact.key, artifact.manifest.stage, "done")

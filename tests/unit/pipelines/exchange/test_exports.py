@@ -17,6 +17,7 @@ from tests.unit.pipelines.exchange.conftest import (
     QRELS,
     QUERIES,
     TEACHERS,
+    commit,
     make_run,
     rendered,
 )
@@ -214,3 +215,21 @@ def test_a_run_without_groups_says_so(mined, tmp_path):
     bare = type(mined)(mined.data, None, {})
     with pytest.raises(UserError, match="mined no groups"):
         export_run(bare, "tevatron", ExportConfig(), tmp_path / "out", False, lambda _: None)
+
+
+def test_the_main_data_set_is_exported_unless_another_is_named(tmp_path):
+    store = make_run(tmp_path / "two")
+    run = Run.find(store.storage, "latest")
+    main = artifacts_of(store, run)
+    data = commit(store, "ingest", {"documents": [main.data.read("documents")]}, label="second")
+    inputs = {"data": data.key}
+    groups = commit(store, "select", {"groups": [main.groups.read("groups")]}, inputs=inputs, label="second")
+    for artifact in (data, groups):
+        run.record_stage(artifact.key, artifact.manifest.stage, "done")
+    again = artifacts_of(store, run)
+    assert (again.data.key, again.groups.key) == (main.data.key, main.groups.key)
+    assert list(again.candidates) == list(main.candidates)
+    second = artifacts_of(store, run, "second")
+    assert (second.data.key, second.groups.key, second.candidates) == (data.key, groups.key, {})
+    with pytest.raises(UserError, match=r"got: third\n  expected: tiny or second"):
+        artifacts_of(store, run, "third")

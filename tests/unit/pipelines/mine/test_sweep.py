@@ -1,0 +1,111 @@
+"""What a sweep compares: one rule a method, whatever the recipe says of its own, over the same candidates."""
+
+import pytest
+import yaml
+
+from cluster.errors import UserError
+from pipelines.mine.sweep import METHODS, SAMPLED, sweep_steps
+from pipelines.recipe import load_recipe
+from tests.tiny_rerankers import make_cross_encoder
+from tests.tiny_training import local_session, make_model
+
+RECIPE = {
+    "name": "swept",
+    "data": {"kind": "pairs", "name": "first", "path": "first.csv"},
+    "model": {"max_query_tokens": 16, "max_document_tokens": 32, "dtype": "float32"},
+}
+JUDGED = {
+    "dense": {"kind": "dense"},
+    "judge": {
+        "kind": "reranker",
+        "over": "dense",
+        "depth": 8,
+        "model": {"dtype": "float32", "max_query_tokens": 16, "max_document_tokens": 32},
+    },
+}
+TWO = {"dense": {"kind": "dense"}, "words": {"kind": "bm25"}}
+RECIPES = {
+    "plain": {},
+    "sampled": {"select": {"selection": "top1_sampled", "num_negatives": 12, "sample_from": 15}},
+    "judged": {
+        "teachers": JUDGED,
+        "select": {
+            "teachers": ["dense"],
+            "filter": {"method": "margin_pos", "threshold": 1.0, "scores_of": "judge"},
+        },
+    },
+    "ranked": {"select": {"filter": {"method": "absolute", "threshold": 0.5, "min_rank": 3, "max_rank": 40}}},
+    "in turns": {"teachers": TWO, "select": {"ensemble": "intra_sample"}},
+    "drawn": {"teachers": TWO, "select": {"ensemble": "cross_sample"}},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("swept")
+    make_model(folder / "model")
+    make_cross_encoder(folder / "judge")
+    JUDGED["judge"]["model"]["source"] = str(folder / "judge")
+    (folder / "first.csv").write_text("query,document\nw1 w2,w3 w4\nw5,w6 w7\n")
+    for name, mine in RECIPES.items():
+        recipe = {**RECIPE, "model": {**RECIPE["model"], "source": str(folder / "model")}, "mine": mine}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def swept(path, *grid, seeds=0):
+    with local_session() as session:
+        return sweep_steps(str(path), (), grid, seeds, session)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_method_selects_by_its_own_rule(folder, name):
+    own = load_recipe(str(folder / f"{name}.yaml")).mine.select
+    steps, _ = swept(folder / f"{name}.yaml")
+    selected = [
+        step.identity for step in steps.values() if step.stage == "select" and "starved" not in step.label
+    ]
+    rules = [(one["filter"]["method"], one["filter"]["threshold"], one["selection"]) for one in selected]
+    expected = [(rule["method"], rule.get("threshold"), "top") for rule in METHODS.values()]
+    if name != "in turns":
+        expected += [("perc_pos", None, selection) for selection in SAMPLED]
+    assert [(method, selection) for method, _, selection in rules] == [
+        (method, selection) for method, _, selection in expected
+    ]
+    asked = {place: threshold for place, (_, threshold, _) in enumerate(expected) if threshold is not None}
+    assert asked and all(rules[place][1] == threshold for place, threshold in asked.items())
+    assert rules[4][1] == 0.95, "the recipe's own threshold is not that of another method"
+    for one in selected:
+        assert one["filter"]["scores_of"] is None
+        assert (one["filter"]["min_rank"], one["filter"]["max_rank"]) == (
+            own.filter.min_rank,
+            own.filter.max_rank,
+        )
+        assert (one["num_negatives"], one["ensemble"]) == (own.num_negatives, own.ensemble)
+
+
+def test_a_grid_compares_settings_of_selection_and_with_training_of_training(folder):
+    path = folder / "plain.yaml"
+    _, metrics = swept(path, "mine.select.filter.threshold=0.9,0.98", "mine.select.num_negatives=2,3")
+    assert [*metrics] == [
+        f"threshold {threshold}, num_negatives {count}" for threshold in ("0.9", "0.98") for count in (2, 3)
+    ]
+    _, metrics = swept(path, "train.temperature=0.02,0.05", seeds=2)
+    assert {name: len(set(keys)) for name, keys in metrics.items()} == {
+        "temperature 0.02": 2,
+        "temperature 0.05": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("grid", "seeds", "message"),
+    [
+        ("data.limit=5,6", 1, "data.limit"),
+        ("mine.search.retrieval_depth=5,50", 1, "mine.search.retrieval_depth"),
+        ("train.temperature=0.02,0.05", 0, "expected: a key under mine.select.$"),
+        ("mine.select.num_negatives", 0, "with its values"),
+    ],
+)
+def test_what_changes_more_than_the_selection_is_refused(folder, grid, seeds, message):
+    with pytest.raises(UserError, match=f"(?m){message}"):
+        swept(folder / "plain.yaml", grid, seeds=seeds)
