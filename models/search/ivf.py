@@ -3,17 +3,22 @@
 The centroids are trained once for a whole corpus, so the lists of its groups are parts of the same lists and the
 candidates depend on no grouping. Scores are canonical, as those of an exact search.
 
-Shapes: Q queries, N rows of documents, D dimensions, L lists, K survivors a query.
+Shapes: Q queries, N rows of documents, D dimensions, L lists, P of them probed, K survivors a query.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
 from models.errors import ModelError
+from models.search.canonical import rounding_bound
+from models.search.checks import max_norm
 from models.search.exact import Documents
 
 _ITERATIONS = 10
+# Survivors of all queries that are searched deeper at a time: they and their scores take some 200 MB.
+_DEEPER_ROWS = 1 << 22
 
 
 def default_num_lists(num_embeddings: int) -> int:
@@ -82,7 +87,10 @@ class ListedDocuments:
         self._documents = documents
         self._quantizer = faiss.IndexFlatIP(dimension)
         self._quantizer.add(np.ascontiguousarray(centroids_LD))
-        self._index = faiss.IndexIVFFlat(self._quantizer, dimension, num_lists, faiss.METRIC_INNER_PRODUCT)
+        # Any: the types of faiss know search_preassigned as C++ calls it only.
+        self._index: Any = faiss.IndexIVFFlat(
+            self._quantizer, dimension, num_lists, faiss.METRIC_INNER_PRODUCT
+        )
         self._index.is_trained = True
         self._index.nprobe = min(num_probes, num_lists)
         rows, lists = np.arange(len(documents)), np.ascontiguousarray(list_N, np.int64)
@@ -105,14 +113,29 @@ class ListedDocuments:
             ModelError: k or the dimensions do not fit, or a query is not finite.
         """
         q_QD = Documents(self._documents.checked_queries(q_QD, k)).doc_ND
-        return self._search(q_QD, k, self._documents.survivors(k))
+        # Once for all rounds: a product of fewer queries may round otherwise and choose another list.
+        probes = self._quantizer.search(q_QD, self._index.nprobe)
+        return self._search(q_QD, probes, k, self._documents.survivors(k))
 
-    def _search(self, q_QD: np.ndarray, k: int, survivors: int) -> tuple[np.ndarray, np.ndarray]:
-        _, rows_QK = self._index.search(q_QD, max(1, survivors))
+    def _search(
+        self, q_QD: np.ndarray, probes: tuple[np.ndarray, np.ndarray], k: int, survivors: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        centroid_scores_QP, lists_QP = probes
+        raw_QK, rows_QK = self._index.search_preassigned(
+            q_QD, max(1, survivors), lists_QP, centroid_scores_QP
+        )
         scores_QK, docs_QK = self._documents.rank(q_QD, rows_QK, k)
-        # Chunks of a few documents can fill the survivors while the lists hold more.
-        few = np.flatnonzero((docs_QK[:, -1] < 0) & (rows_QK[:, -1] >= 0))
-        if len(few) and survivors < len(self._documents):
-            deeper = min(len(self._documents), 2 * survivors)
-            scores_QK[few], docs_QK[few] = self._search(q_QD[few], k, deeper)
+        if survivors >= len(self._documents):
+            return scores_QK, docs_QK
+        # Chunks of a few documents can fill the survivors while the lists hold more, and of equal scores faiss
+        # keeps those it met first. A row that did not survive has a raw score of at most the last survivor's.
+        bound = rounding_bound(q_QD.shape[1], max_norm(q_QD, "queries"), self._documents.max_norm)
+        unsure_Q = (docs_QK[:, -1] < 0) | (scores_QK[:, -1] <= raw_QK[:, -1] + bound)
+        unsure = np.flatnonzero(unsure_Q & (rows_QK[:, -1] >= 0))
+        deeper = min(len(self._documents), 2 * survivors)
+        block = max(1, _DEEPER_ROWS // deeper)
+        for start in range(0, len(unsure), block):
+            part = unsure[start : start + block]
+            mine = centroid_scores_QP[part], lists_QP[part]
+            scores_QK[part], docs_QK[part] = self._search(q_QD[part], mine, k, deeper)
         return scores_QK, docs_QK

@@ -15,6 +15,7 @@ from pipelines.encode.config import EncodeConfig
 from pipelines.encode.earlier import TABLES
 from pipelines.encode.shards import read_and_tokenize, write_shard
 from pipelines.model import LocatedModel, Model
+from pipelines.splits import check_splits
 from pipelines.steps import Step, Work
 from pipelines.waves import run_tasks, run_waves
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 STAGE_VERSION = 1
+CHUNKED_VERSION = 2
+"""Of embeddings of chunks."""
 QUANTIZE_VERSION = 1
 LIBRARIES = ("torch", "transformers", "tokenizers")
 
@@ -52,9 +55,9 @@ def encode_step(data: Step, model: Model, splits: Sequence[str], config: EncodeC
     return Step(
         stage="encode",
         label=f"{data.label}-{model.label}",
-        stage_version=STAGE_VERSION,
+        stage_version=CHUNKED_VERSION if config.chunk else STAGE_VERSION,
         identity={"model": model.identity, "splits": sorted(set(splits)), **config.identity},
-        libraries=LIBRARIES,
+        libraries=(*LIBRARIES, *(("bitsandbytes",) if model.config.quantize else ())),
         inputs={"data": data, **model.inputs},
         run=partial(_run, model=model, splits=tuple(sorted(set(splits))), config=config),
         count_shards=lambda artifacts: sum(artifacts["data"].num_shards(table) for table in TABLES),
@@ -76,7 +79,7 @@ def _check_model(model: Model, config: EncodeConfig) -> None:
 
 def _run(work: Work, model: Model, splits: tuple[str, ...], config: EncodeConfig) -> Artifact:
     data, writer = work.inputs["data"], work.writer
-    _check_splits(data, splits)
+    check_splits(data, splits)
     missing = _missing(work, data)
     total = sum(data.num_rows(table) for table in TABLES)
     work.progress.total(total, "texts", done=total - sum(shard["rows"] for shard in missing))
@@ -157,18 +160,6 @@ def _summary(work: Work, model: Model, config: EncodeConfig, chosen: list[str]) 
         "dtype": model.dtype,
         "device": model.device,
     }
-
-
-def _check_splits(data: Artifact, splits: tuple[str, ...]) -> None:
-    present = set(data.read("qrels", columns=["split"]).column("split").to_pylist()) if splits else set()
-    for split in splits:
-        if split not in present:
-            raise UserError(
-                "the data has no labelled query in a split that the recipe uses",
-                where=f"mine.split or evaluate.split = {split}",
-                expected=", ".join(sorted(present)) or "data with labels: kind texts has none",
-                fix="name a split that is there, or give the data one",
-            )
 
 
 def _graph(

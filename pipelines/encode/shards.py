@@ -46,15 +46,19 @@ def read_and_tokenize(
     shard = _read_shard(data, table, index, splits)
     texts, prompts = schemas.rendered_texts(shard), tokenizer.prompts
     tasks = shard.column("task").to_pylist() if kind == "query" and prompts.tasks else None
+    titles = shard.column("title").to_pylist() if config.chunk is not None and kind == "document" else None
     # A text is embedded once for each prompt that it stands behind.
     prefixes = [f"{prompts.prefix(kind, task)}\0" for task in tasks] if tasks else [""] * len(texts)
+    if titles is not None:
+        # Every chunk bears the title: the same words are cut otherwise where the title ends elsewhere.
+        prefixes = [f"{len(title or '')}\0" for title in titles]
     keys_2N = hash_keys([prefix + text for prefix, text in zip(prefixes, texts, strict=True)], kind)
     counts_N, reused_MD = take_known(earlier, keys_2N, config.float_precision)
     fresh = np.flatnonzero(counts_N == 0)
     fresh_texts = [texts[number] for number in fresh.tolist()]
-    if config.chunk is not None and kind == "document":
-        titles = shard.column("title").take(pa.array(fresh)).to_pylist()
-        tokens, chunks = _chunked(tokenizer, fresh_texts, titles, config.chunk)
+    if config.chunk is not None and titles is not None:
+        fresh_titles = [titles[number] for number in fresh.tolist()]
+        tokens, chunks = _chunked(tokenizer, fresh_texts, fresh_titles, config.chunk)
     else:
         fresh_tasks = [tasks[number] for number in fresh.tolist()] if tasks else None
         tokens = tokenizer.tokenize(fresh_texts, kind, fresh_tasks)

@@ -42,23 +42,40 @@ class Layout:
         return bounds[0], bounds[1] - 1
 
 
-def plan_layout(pairs_of_shard: np.ndarray, bytes_of_documents: np.ndarray, config: ScoreConfig) -> Layout:
+def plan_layout(
+    pairs_of_shard: np.ndarray, documents: tuple[np.ndarray, np.ndarray], config: ScoreConfig
+) -> Layout:
     """Cut all three ways so that a task holds no more than the config says, unless one shard is larger.
 
     Args:
         pairs_of_shard: Estimated pairs of each candidate shard, int64.
-        bytes_of_documents: Stored bytes of each document shard, int64.
+        documents: Documents of each document shard, and its stored bytes, int64 each.
         config: Bounds.
     """
-    pairs, stored = max(1, int(pairs_of_shard.sum())), max(1, int(bytes_of_documents.sum()))
+    rows_of_shard, bytes_of_shard = documents
+    pairs, stored = max(1, int(pairs_of_shard.sum())), max(1, int(bytes_of_shard.sum()))
     # A group of documents is bounded by its texts, and by the pairs that are likely to ask for them.
     group_bytes = min(config.group_mb * MIB, max(1, stored * config.group_pairs // pairs))
-    portions = max(-(-pairs // config.group_pairs), -(-stored // (config.group_mb * MIB)))
+    asked_bytes = _most_bytes(rows_of_shard, bytes_of_shard, pairs)
+    portions = max(-(-pairs // config.group_pairs), -(-asked_bytes // (config.group_mb * MIB)))
     return Layout(
         ranges=_cut(pairs_of_shard, config.group_pairs),
-        groups=_cut(bytes_of_documents, group_bytes),
+        groups=_cut(bytes_of_shard, group_bytes),
         num_partitions=min(portions, NUM_BUCKETS),
     )
+
+
+def _most_bytes(rows_of_shard: np.ndarray, bytes_of_shard: np.ndarray, pairs: int) -> int:
+    """Return the stored bytes of as many documents as there are pairs, of the shards where they are longest.
+
+    A partition holds the documents that its pairs ask for: few pairs touch a small part of a large corpus.
+    """
+    mean_bytes = bytes_of_shard / np.maximum(rows_of_shard, 1)
+    order = np.argsort(-mean_bytes, kind="stable")
+    rows = rows_of_shard[order]
+    asked = np.clip(pairs - (np.cumsum(rows) - rows), 0, rows)
+    held = np.where(asked < rows, np.ceil(asked * mean_bytes[order]), bytes_of_shard[order])
+    return int(held.astype(np.int64).sum())
 
 
 def _cut(sizes: np.ndarray, most: int) -> tuple[tuple[int, int], ...]:

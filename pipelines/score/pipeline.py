@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from models.reranking.pair_tokens import PairTokenizer
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 LIBRARIES = ("torch", "transformers", "tokenizers")
 COUNTERS = ("pairs_scored", "pairs_from_store", "pairs_of_identical_texts")
 """What the manifest counts: pairs of texts scored here, found in the store, and standing for others of the same."""
@@ -110,7 +110,8 @@ def _plan(data: Artifact, over: Artifact, config: ScoreConfig) -> Layout:
     largest = over.read_shard("candidates", int(rows.argmax()), columns=["rank", "is_positive"])
     share = kept_candidates(largest, config.depth).num_rows / max(1, largest.num_rows)
     sizes = [shard.num_bytes for shard in data.manifest.tables["documents"].shards]
-    return plan_layout(np.ceil(rows * share).astype(np.int64), np.array(sizes, np.int64), config)
+    documents = np.diff(data.first_rows("documents")), np.array(sizes, np.int64)
+    return plan_layout(np.ceil(rows * share).astype(np.int64), documents, config)
 
 
 def _gather(work: Work, gathering: Gathering) -> None:

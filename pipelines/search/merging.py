@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,9 +13,6 @@ from pipelines.search.grid import Grid
 from pipelines.search.tiles import merge_tiles
 from pipelines.steps import Work
 from pipelines.waves import run_tasks
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -93,10 +90,10 @@ def merge_ranges(work: Work, grid: Grid, ranges: list[int], table: str, depth: i
 
 
 def merge_range(row: dict[str, Any], writer: ArtifactWriter, depth: int) -> dict[str, Any]:
-    """Merge the tiles of one query range, part by part, and write its candidates."""
+    """Merge the tiles of one query range, part by part and one tile at a time, and write its candidates."""
     merged = []
     for part in json.loads(row["parts"]):
-        tiles = [writer.read_finished(Shard.model_validate(tile)) for tile in part]
+        tiles = (writer.read_finished(Shard.model_validate(tile)) for tile in part)
         merged.append(merge_tiles(tiles, depth))
     # One chunk: the bytes must not tell how many parts there were.
     candidates = pa.concat_tables(merged).combine_chunks()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipelines.search.searcher import DenseTask
 
 STAGE_VERSION = 2
+IVF_VERSION = 3
 
 
 def search_step(
@@ -57,7 +58,7 @@ def search_step(
     return Step(
         stage="search",
         label=f"{label}-deeper" if only else label,
-        stage_version=STAGE_VERSION,
+        stage_version=IVF_VERSION if config.index == "ivf" else STAGE_VERSION,
         identity=identity,
         libraries=libraries,
         inputs={"data": data, "embeddings": embeddings} | ({"only": only} if only else {}),

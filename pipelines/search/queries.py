@@ -10,6 +10,7 @@ from cluster.artifacts import Artifact
 from cluster.errors import UserError
 from pipelines import schemas
 from pipelines.ranges import query_ranges
+from pipelines.splits import check_splits
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,13 @@ def find_targets(data: Artifact, split: str, range_queries: int, only: Artifact 
         only: Its table `starved` (column query) names the queries, shard i those of range i.
 
     Raises:
-        UserError: ``only`` was cut into other ranges.
+        UserError: The split has no labelled query, or ``only`` was cut into other ranges.
     """
     ranges = query_ranges(data, range_queries)
     first_rows = data.first_rows("queries")
     starts = (*(int(first_rows[start]) for start, _ in ranges), int(first_rows[-1]))
     if only is None:
+        check_splits(data, (split,))
         queries, _ = labelled_pairs(data, split)
         return Targets(np.unique(queries), ranges, starts)
     if only.num_shards("starved") != len(ranges):

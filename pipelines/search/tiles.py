@@ -1,6 +1,6 @@
 """One tile of a search, and the merge of the tiles of one part of the queries; plain functions on tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -132,21 +132,42 @@ def partials_table(
     return schemas.conform(table, schemas.PARTIALS)
 
 
-def merge_tiles(tiles: Sequence[pa.Table], depth: int) -> pa.Table:
+def merge_tiles(tiles: Iterable[pa.Table], depth: int) -> pa.Table:
     """Merge the tiles of one part of the queries into their candidates.
 
     Args:
-        tiles: Schema PARTIALS, one for each group of documents.
+        tiles: Schema PARTIALS, one for each group of documents; merged one by one, so that none has to wait.
         depth: Candidates kept for each query.
 
     Returns:
         Schema CANDIDATES, ordered by query and rank; ranks count from 1, and a positive that was not retrieved
         follows with rank 0.
     """
-    # A positive that an approximate search did not find is the only row of its query here.
-    query_ids = np.unique(np.concatenate([tile.column("query").to_numpy() for tile in tiles]))
-    parts = [padded(tile.filter(pc.invert(tile.column("is_positive"))), query_ids) for tile in tiles]
-    positives = pa.concat_tables([tile.filter(tile.column("is_positive")) for tile in tiles])
+    query_ids = np.zeros(0, np.int64)
+    best = np.zeros((0, depth), np.float32), np.zeros((0, depth), np.int64)
+    labelled = [schemas.PARTIALS.empty_table()]
+    for tile in tiles:
+        # A positive that an approximate search did not find is the only row of its query here.
+        known_ids, query_ids = query_ids, np.union1d(query_ids, tile.column("query").to_numpy())
+        found = padded(tile.filter(pc.invert(tile.column("is_positive"))), query_ids)
+        best = merge_top_k([_spread(best, known_ids, query_ids), found], depth)
+        labelled.append(tile.filter(tile.column("is_positive")))
+        # It would be held while the next one is read.
+        del tile
+    positives = pa.concat_tables(labelled)
     pair_row = np.searchsorted(query_ids, positives.column("query").to_numpy())
     pair = (pair_row, positives.column("doc").to_numpy(), positives.column("score").to_numpy())
-    return candidates_table(query_ids, merge_top_k(parts, depth), pair)
+    return candidates_table(query_ids, best, pair)
+
+
+def _spread(
+    best: tuple[np.ndarray, np.ndarray], known_ids: np.ndarray, query_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of ``known_ids`` as rows of ``query_ids``, which holds them; nothing is found for the others."""
+    if len(known_ids) == len(query_ids):
+        return best
+    shape = (len(query_ids), best[0].shape[1])
+    scores_QK, docs_QK = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
+    rows = np.searchsorted(query_ids, known_ids)
+    scores_QK[rows], docs_QK[rows] = best
+    return scores_QK, docs_QK

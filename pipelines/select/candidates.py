@@ -19,7 +19,7 @@ class Ranking:
     Args:
         docs_QC: int64, -1 where a query has fewer.
         scores_QC: float32, NaN where a query has fewer or the score is not finite.
-        labelled_QC: bool: a labelled pair of the query.
+        labelled_QC: bool: a labelled pair of the query, be it of another split.
     """
 
     docs_QC: np.ndarray

@@ -83,7 +83,7 @@ class Decided:
 
 
 def decide(found: Candidates, known: Known, rules: Rules) -> Decided:
-    """Choose the negatives of every example of ``found``, whose labelled pairs are ``known.positives``."""
+    """Choose the negatives of every example of ``found``, whose labelled pairs are among ``known.positives``."""
     config, counters = rules.config, Counter[str]()
     targets = _consistent(Targets.of(found, config), rules, counters)
     consulted_ET = CONSULTED[config.ensemble](targets.stream_E, len(rules.suppliers))

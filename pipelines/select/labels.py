@@ -1,4 +1,4 @@
-"""What the labels of the data say of documents: which queries they answer, and which pairs are judged low.
+"""What the labels of the data say of documents: which queries they answer, and which pairs are judged low or high.
 
 Shapes: M documents asked about, L labelled pairs.
 """
@@ -69,9 +69,19 @@ class Labels:
 
     def judged_low(self, query_Q: np.ndarray, max_relevance: float) -> tuple[np.ndarray, np.ndarray]:
         """Return row and document of the pairs of ``query_Q`` (ascending) of at most ``max_relevance``."""
+        row, doc, relevance = self._judged(query_Q)
+        return row[relevance <= max_relevance], doc[relevance <= max_relevance]
+
+    def judged_high(self, query_Q: np.ndarray, max_relevance: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return row and document of the pairs of ``query_Q`` (ascending) of more than ``max_relevance``."""
+        row, doc, relevance = self._judged(query_Q)
+        return row[relevance > max_relevance], doc[relevance > max_relevance]
+
+    def _judged(self, query_Q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         first, last = (int(query_Q[0]), int(query_Q[-1])) if len(query_Q) else (0, -1)
         low = int(np.searchsorted(self.judged_query_L, first))
         high = int(np.searchsorted(self.judged_query_L, last, side="right"))
-        query, doc = self.judged_query_L[low:high], self.judged_doc_L[low:high]
-        judged = (self.relevance_L[low:high] <= max_relevance) & np.isin(query, query_Q)
-        return np.searchsorted(query_Q, query[judged]), doc[judged]
+        query = self.judged_query_L[low:high]
+        asked = np.isin(query, query_Q)
+        row = np.searchsorted(query_Q, query[asked])
+        return row, self.judged_doc_L[low:high][asked], self.relevance_L[low:high][asked]

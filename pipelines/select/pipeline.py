@@ -16,7 +16,7 @@ from pipelines.select.shard import Corpus, Facts, Mined, Queries, mine_shard
 from pipelines.select.texts import document_keys, keys_of, rows_between
 from pipelines.steps import Step, Work
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 NUM_EXAMPLES = 3
 EXCERPT = 240
 

@@ -18,7 +18,7 @@ from pipelines.select.groups import groups_table
 from pipelines.select.labels import Labels
 from pipelines.select.survivors import Known
 from pipelines.select.targets import pair_starts
-from pipelines.select.tasks import judged_apart, settings_of
+from pipelines.select.tasks import judged_apart, labelled_elsewhere, settings_of
 
 BLOCK = 4096
 """Labelled pairs decided at a time: bounds memory, and its arrays fit a cache."""
@@ -140,7 +140,8 @@ def mine_shard(
             mine, judged = judged_apart(found.take(rows), corpus.labels, task, config)
             counters["queries_without_positive"] += len(rows) - len(mine.query_Q)
             text_Q = queries.text_Q[mine.query_Q - queries.first]
-            known = Known(mine.pairs, judged, corpus.text_of_doc, text_Q)
+            mine, answers = labelled_elsewhere(mine, corpus.labels, task, config)
+            known = Known(answers, judged, corpus.text_of_doc, text_Q)
             decided = decide(mine, known, rules)
             row_E = pa.array(mine.query_Q[decided.targets.row_E] - queries.first)
             origin = queries.task_Q.take(row_E), queries.dataset_Q.take(row_E)

@@ -18,7 +18,7 @@ class Known:
     """What is known of the queries of the examples besides scores.
 
     Args:
-        positives: Labelled pairs.
+        positives: Labelled pairs, and those of other splits: no negative is one of them, or has the text of one.
         negatives: Pairs judged to be negatives.
         text_of_doc: uint64 [num_documents], equal where texts are equal.
         text_of_query_Q: On the same scale.

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.select.candidates import Candidates, Pairs
+from pipelines.select.candidates import Candidates, Pairs, Ranking
 from pipelines.select.config import FilterConfig, SelectConfig
 from pipelines.select.labels import Labels
+from pipelines.select.survivors import is_paired
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,14 @@ def settings_of(task: str, config: SelectConfig) -> SelectConfig:
     return config.model_copy(update=updates)
 
 
+def _low_relevance(task: str, config: SelectConfig) -> float | None:
+    """Return the relevance up to which a labelled pair of ``task`` is a negative; None: no pair is."""
+    rule = rule_of(task, config)
+    if config.max_negative_relevance is not None and rule.has_judged_negatives:
+        return config.max_negative_relevance
+    return rule.max_negative_relevance
+
+
 def judged_apart(
     found: Candidates, labels: Labels, task: str, config: SelectConfig
 ) -> tuple[Candidates, Pairs]:
@@ -84,10 +93,7 @@ def judged_apart(
         The candidates with positive pairs only, queries without one left out; and the negative pairs of the queries
         that stay, scored where a teacher scored the pair as a labelled one.
     """
-    rule, pairs = rule_of(task, config), found.pairs
-    bound = rule.max_negative_relevance
-    if config.max_negative_relevance is not None and rule.has_judged_negatives:
-        bound = config.max_negative_relevance
+    bound, pairs = _low_relevance(task, config), found.pairs
     none = pairs.take(np.zeros(0, np.int64))
     if bound is None:
         return found, none
@@ -106,3 +112,43 @@ def judged_apart(
     judged = judged.take(stays_Q[judged.row_P])
     kept = Candidates(found.query_Q, found.rankings, pairs.take(~low_P)).take(np.flatnonzero(stays_Q))
     return kept, Pairs(moved_Q[judged.row_P], judged.doc_P, judged.scores_PT, judged.ranks_PT)
+
+
+def labelled_elsewhere(
+    found: Candidates, labels: Labels, task: str, config: SelectConfig
+) -> tuple[Candidates, Pairs]:
+    """Mark the candidates that another split judges relevant, so that none becomes a negative; nor are they positives.
+
+    Args:
+        found: Candidates of queries of one task, with positive pairs only.
+        labels: All judgments; those of test are not among them.
+        task: Of these queries.
+        config: May say which relevance is low.
+
+    Returns:
+        The candidates, their pairs as they were; and these pairs together with those of other splits, which have no
+        score.
+    """
+    pairs = found.pairs
+    row_L, doc_L = labels.judged_high(found.query_Q, max(0.0, _low_relevance(task, config) or 0.0))
+    num_docs = 1 + int(max(pairs.doc_P.max(initial=0), doc_L.max(initial=0)))
+    key_P, key_L = pairs.row_P * num_docs + pairs.doc_P, np.unique(row_L * num_docs + doc_L)
+    key_L = key_L[~np.isin(key_L, key_P)]
+    if not len(key_L):
+        return found, pairs
+    shape = (len(key_L), pairs.scores_PT.shape[1])
+    scores_LT, ranks_LT = np.full(shape, np.nan, np.float32), np.zeros(shape, np.int32)
+    other = Pairs(key_L // num_docs, key_L % num_docs, scores_LT, ranks_LT)
+    rankings = tuple(_marked(ranking, other) for ranking in found.rankings)
+    every = Pairs(
+        np.concatenate([pairs.row_P, other.row_P]),
+        np.concatenate([pairs.doc_P, other.doc_P]),
+        np.concatenate([pairs.scores_PT, scores_LT]),
+        np.concatenate([pairs.ranks_PT, ranks_LT]),
+    )
+    return Candidates(found.query_Q, rankings, pairs), every.take(np.lexsort((every.doc_P, every.row_P)))
+
+
+def _marked(ranking: Ranking, pairs: Pairs) -> Ranking:
+    paired_QC = is_paired(ranking.docs_QC, np.arange(len(ranking.docs_QC)), pairs)
+    return Ranking(ranking.docs_QC, ranking.scores_QC, ranking.labelled_QC | paired_QC)

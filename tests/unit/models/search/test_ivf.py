@@ -1,7 +1,10 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from models.errors import ModelError
+from models.search import ivf
 from models.search.exact import Documents, pair_scores, top_k
 from models.search.ivf import ListedDocuments, assign_lists, default_num_lists, train_centroids
 from models.search.merge import merge_top_k
@@ -65,6 +68,40 @@ def test_groups_of_documents_are_parts_of_the_same_lists(corpus):
         parts.append(ListedDocuments(group, centroids_LD, list_N[start:stop], 3).top_k(q_QD, K))
     merged = merge_top_k(parts, K)
     assert np.array_equal(merged[0], whole[0]) and np.array_equal(merged[1], whole[1])
+
+
+@pytest.mark.parametrize("cuts", [[0, 4000], [0, 1500, 4000], [0, 1000, 2000, 3000, 4000]])
+def test_ties_are_cut_by_document_whatever_the_groups(cuts):
+    rng = np.random.default_rng(0)
+    doc_ND = rng.standard_normal((4000, D)).astype(np.float32)
+    doc_ND /= np.linalg.norm(doc_ND, axis=1, keepdims=True)
+    same = rng.choice(4000, 300, replace=False)
+    doc_ND[same] = doc_ND[same[0]]
+    q_QD = doc_ND[same[0]] + 0.3 * rng.standard_normal((40, D)).astype(np.float32)
+    centroids_LD = train_centroids(doc_ND, 8, 0)
+    parts = []
+    for start, stop in pairwise(cuts):
+        group = Documents(doc_ND[start:stop], start)
+        lists = assign_lists(group.doc_ND, centroids_LD)
+        parts.append(ListedDocuments(group, centroids_LD, lists, 8).top_k(q_QD, 20))
+    found, exact = merge_top_k(parts, 20), top_k(q_QD, doc_ND, 20, backend="torch")
+    # For most queries some documents come before those 300, and the cut goes through them.
+    assert np.isin(exact[1][:, -1], same).mean() > 0.5 > np.isin(exact[1][:, 0], same).mean()
+    assert np.array_equal(found[1], exact[1]) and np.array_equal(found[0], exact[0])
+
+
+def test_many_queries_are_searched_deeper_in_blocks(corpus, monkeypatch):
+    doc_ND, q_QD, centroids_LD, _ = corpus
+    doc_ND = doc_ND.copy()
+    doc_ND[300:900] = doc_ND[3]
+    q_QD = np.concatenate([q_QD, doc_ND[[3] * 9]])
+    listed = ListedDocuments(Documents(doc_ND), centroids_LD, assign_lists(doc_ND, centroids_LD), 3)
+    whole = listed.top_k(q_QD, K)
+    monkeypatch.setattr(ivf, "_DEEPER_ROWS", 100)
+    blocks = listed.top_k(q_QD, K)
+    assert np.array_equal(blocks[0], whole[0]) and np.array_equal(blocks[1], whole[1])
+    assert whole[1][-1].tolist() == np.flatnonzero((doc_ND == doc_ND[3]).all(axis=1))[:K].tolist()
+    assert listed.top_k(q_QD[:0], K)[1].shape == (0, K)
 
 
 def test_chunks_count_as_their_document(corpus):

@@ -1,10 +1,14 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from cluster.artifacts import ArtifactStore
+from models.prompts import Prompts
 from pipelines import schemas
 from pipelines.encode import earlier
+from pipelines.encode.config import ChunkConfig, EncodeConfig
 from pipelines.encode.earlier import (
     buckets_of,
     choose_earlier,
@@ -16,7 +20,7 @@ from pipelines.encode.earlier import (
     write_bucket,
     write_keys,
 )
-from pipelines.encode.shards import take_known
+from pipelines.encode.shards import read_and_tokenize, take_known
 from pipelines.keys import hash_keys
 
 IDENTITY = {
@@ -168,3 +172,51 @@ def test_the_choice_is_of_the_same_settings_and_outlives_a_restart(store):
     assert set(chosen) == set(alike) and chosen[-1] == alike[0]
     commit(store, corpus(1, 2))
     assert choose_earlier(store.open("encode", "corpus", "f" * 20), IDENTITY) == chosen
+
+
+TITLE, BODY = "copper tin zinc", " ".join(f"w{number % 50}" for number in range(60))
+
+
+@pytest.fixture
+def words():
+    """Stands for a tokenizer: a token a word."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+
+    vocabulary = {word: number for number, word in enumerate(["[UNK]", *TITLE.split(), *BODY.split()[:50]])}
+    uncut = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    uncut.pre_tokenizer = WhitespaceSplit()
+    return SimpleNamespace(prompts=Prompts(), uncut=uncut)
+
+
+def one_document(store, label, title, text):
+    row = {"doc": 0, "doc_id": "d", "title": title, "text": text, "dataset": "tiny"}
+    writer = store.open("ingest", label, "0" * 20)
+    writer.write_shard("documents", 0, pa.Table.from_pylist([row], schema=schemas.DOCUMENTS))
+    return writer.commit(stage_version=1, num_shards={"documents": 1}, identity={}, inputs={})
+
+
+def chunks_of(store, words, label, title, text, known=()):
+    """Return the document's row of tokens; without embeddings, a chunk's own number stands for one."""
+    config = EncodeConfig(chunk=ChunkConfig(tokens=24), precision="float32")
+    data = one_document(store, label, title, text)
+    shard = {"table": "documents", "index": 0, "rows": 1}
+    return read_and_tokenize(shard, data, (), words, config, known)
+
+
+def test_chunks_are_taken_over_only_where_the_title_ends_at_the_same_place(store, words):
+    joined = chunks_of(store, words, "joined", None, f"{TITLE} {BODY}")
+    counts = np.frombuffer(joined["fresh_counts"], np.int64)
+    writer = store.open("encode", "corpus", "1" * 20)
+    write_keys(writer, "documents", 0, np.frombuffer(joined["keys"], np.uint64).reshape(2, -1), counts)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(counts[0], dtype=np.float32)), 1)
+    table = pa.table({"id": np.zeros(counts[0], np.int64), "embedding": column})
+    writer.write_shard("documents", 0, schemas.conform(table, schemas.embeddings(1, "float32")))
+    write_bucket(writer, 0, 1, [("documents", 0)])
+    known = [writer.commit(stage_version=1, num_shards={"documents": 1}, identity={}, inputs={})]
+    again = chunks_of(store, words, "again", "", f"{TITLE} {BODY}", known)
+    assert np.frombuffer(again["reused"], np.float32).tolist() == list(range(counts[0])) and not again["ids"]
+    # The same words, but every chunk bears the title now.
+    apart = chunks_of(store, words, "apart", TITLE, BODY, known)
+    assert not apart["reused"] and apart["ids"] == chunks_of(store, words, "fresh", TITLE, BODY)["ids"]

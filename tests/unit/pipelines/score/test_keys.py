@@ -69,11 +69,23 @@ def test_partitions_share_the_buckets_out(partitions):
 def test_portions_keep_their_bounds_and_cover_everything():
     generator = np.random.default_rng(0)
     pairs, stored = generator.integers(0, 900, 40), generator.integers(1, 3 * MIB, 30)
-    layout = plan_layout(pairs, stored, ScoreConfig(group_pairs=1000, group_mb=4))
+    # No more documents than pairs: all of them may be asked for.
+    layout = plan_layout(pairs, (np.full(30, 9), stored), ScoreConfig(group_pairs=1000, group_mb=4))
     for cuts, sizes, most in ((layout.ranges, pairs, 1000), (layout.groups, stored, 4 * MIB)):
         assert [i for cut in cuts for i in range(*cut)] == list(range(len(sizes)))
         assert all(sizes[slice(*cut)].sum() <= most or cut[1] - cut[0] == 1 for cut in cuts)
     assert layout.num_partitions == -(-max(pairs.sum() / 1000, stored.sum() / (4 * MIB)) // 1)
-    assert plan_layout(np.zeros(2, int), np.zeros(3, int), ScoreConfig()) == Layout(((0, 2),), ((0, 3),), 1)
+    nothing = np.zeros(3, int), np.zeros(3, int)
+    assert plan_layout(np.zeros(2, int), nothing, ScoreConfig()) == Layout(((0, 2),), ((0, 3),), 1)
     seen = {layout.joined(g, p) for g in range(len(layout.groups)) for p in range(layout.num_partitions)}
     assert seen == set(range(len(layout.groups) * layout.num_partitions))
+
+
+@pytest.mark.parametrize("pairs", [1, 5000, 100_000, 1_700_000, 5_000_000, 90_000_000])
+def test_partitions_grow_with_the_documents_that_pairs_can_ask_for(pairs):
+    # 2,000 shards of short documents, 100 of long ones.
+    rows, stored = np.repeat([1024, 512], [2000, 100]), np.repeat([MIB // 4, MIB], [2000, 100])
+    longest_first = np.repeat([2048.0, 256.0], [51_200, 2_048_000])
+    expected = -(-max(pairs / 3_000_000, longest_first[:pairs].sum() / (4 * MIB)) // 1)
+    layout = plan_layout(np.array([pairs]), (rows, stored), ScoreConfig(group_mb=4, group_pairs=3_000_000))
+    assert layout.num_partitions == expected

@@ -1,15 +1,23 @@
 """Tiles and their merge against brute force over all documents."""
 
+import json
+import weakref
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
+from cluster.artifacts import ArtifactStore
 from cluster.errors import UserError
 from models.errors import ModelError
 from models.search.exact import Documents
+from models.search.merge import merge_top_k
 from pipelines import schemas
+from pipelines.search.merging import merge_range
+from pipelines.search.tables import candidates_table, padded
 from pipelines.search.tiles import merge_tiles, search_tile, take_queries
 
 DIMENSION, DEPTH = 16, 7
@@ -98,3 +106,56 @@ def test_queries_are_taken_from_their_shards_alone():
 def test_an_empty_tile_merges_to_nothing():
     empty = schemas.PARTIALS.empty_table()
     assert merge_tiles([empty], DEPTH).num_rows == 0
+
+
+def merged_at_once(tiles):
+    """Merge with all tiles in memory."""
+    query_ids = np.unique(np.concatenate([each.column("query").to_numpy() for each in tiles]))
+    parts = [padded(each.filter(pc.invert(each.column("is_positive"))), query_ids) for each in tiles]
+    positives = pa.concat_tables([each.filter(each.column("is_positive")) for each in tiles])
+    row = np.searchsorted(query_ids, positives.column("query").to_numpy())
+    pair = row, positives.column("doc").to_numpy(), positives.column("score").to_numpy()
+    return candidates_table(query_ids, merge_top_k(parts, DEPTH), pair)
+
+
+class OneAtATime:
+    """Stands for a writer, and fails where a tile is read while another is held."""
+
+    def __init__(self, writer):
+        self._writer, self._held, self.num_read = writer, None, 0
+
+    def read_finished(self, shard):
+        assert self._held is None or self._held() is None, "two tiles are held at once"
+        table = self._writer.read_finished(shard)
+        self._held, self.num_read = weakref.ref(table), self.num_read + 1
+        return table
+
+    def write_shard(self, *arguments):
+        return self._writer.write_shard(*arguments)
+
+
+@pytest.mark.parametrize("cuts", [[0, 90], [0, 40, 90], [0, 7, 8, 64, 70, 90]])
+def test_a_range_is_merged_holding_one_tile(tmp_path, cuts):
+    (ids, vectors), docs, (pair_row, pair_doc) = corpus(3)
+    rng = np.random.default_rng(0)
+    writer = ArtifactStore(str(tmp_path)).open("search", "tiny", "0" * 20)
+    tiles, told = [], []
+    for rows in (np.arange(5), np.arange(5, 12)):
+        mine = np.isin(pair_row, rows)
+        pairs = pair_row[mine] - rows[0], pair_doc[mine]
+        part = []
+        for start, stop in pairwise(cuts):
+            found = tile((ids[rows], vectors[rows]), Documents(docs[start:stop], start), pairs)
+            # An approximate search may find nothing for a query, not even in the first group.
+            missed = pc.is_in(found.column("query"), pa.array(rng.choice(ids[rows], 2, replace=False)))
+            part.append(found.filter(pc.or_(found.column("is_positive"), pc.invert(missed))))
+        told.append([])
+        for each in part:
+            shard = writer.write_shard("tiles", len(told) * 10 + len(told[-1]), each)
+            told[-1].append(shard.model_dump(mode="json"))
+        tiles.append(part)
+    reader = OneAtATime(writer)
+    merge_range({"range": 4, "parts": json.dumps(told)}, reader, DEPTH)
+    assert reader.num_read == 2 * (len(cuts) - 1)
+    candidates = writer.read_finished(writer.finished("candidates")[4])
+    assert candidates.equals(pa.concat_tables([merged_at_once(part) for part in tiles]).combine_chunks())

@@ -91,10 +91,13 @@ def splitmix(value: int) -> int:
 class Example:
     """One query with all its positives, or with one of them."""
 
-    def __init__(self, tables, names, query: int, positive: int | None, config: SelectConfig) -> None:
+    def __init__(
+        self, tables, names, query: int, positive: int | None, config: SelectConfig, elsewhere: set
+    ) -> None:
         self.lists, self.scores, self.positives, self.ranks = {}, {}, {}, {}
         self.query, self.config, self.names = query, config, names
-        self.labelled: set[int] = set()
+        # Documents that another split labels are no negatives, and no positives either.
+        self.labelled = {doc for asked, doc in elsewhere if asked == query}
         for name, table in zip(names, tables, strict=True):
             mine = table.get(query, [])
             self.lists[name] = sorted((r["rank"], r["doc"]) for r in mine if r["rank"] > 0)
@@ -182,7 +185,9 @@ class Example:
         return group
 
 
-def expected_groups(tables, config: SelectConfig, names=("a", "b", "c", "d")) -> list[tuple]:
+def expected_groups(
+    tables, config: SelectConfig, names=("a", "b", "c", "d"), elsewhere=frozenset()
+) -> list[tuple]:
     """Query, positives and negatives with their teachers, of every group; not for random_fill."""
     names = names[: len(tables)]
     rows = [table.to_pylist() for table in tables]
@@ -196,7 +201,7 @@ def expected_groups(tables, config: SelectConfig, names=("a", "b", "c", "d")) ->
     if config.positives == "per_example":
         asked = labelled
     for query, positive in asked:
-        example = Example(lists, names, query, positive, config)
+        example = Example(lists, names, query, positive, config, elsewhere)
         consistent = config.filter.max_positive_rank
         if consistent:
             ranks = [rank for name in config.suppliers(names) for rank in example.ranks[name]]

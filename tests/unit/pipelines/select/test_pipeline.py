@@ -76,6 +76,13 @@ def teacher_steps(tables: list[pa.Table], cuts: list[int], names: str = "abc") -
     }
 
 
+def shallow(table: pa.Table, depth: int) -> pa.Table:
+    """Return what a search of less depth would have found; positives beyond it have rank 0."""
+    kept = [row for row in table.to_pylist() if row["rank"] <= depth or row["is_positive"]]
+    kept = [row | {"rank": row["rank"] if row["rank"] <= depth else 0} for row in kept]
+    return pa.Table.from_pylist(kept, schema=schemas.CANDIDATES)
+
+
 @pytest.fixture
 def compute(tmp_path):
     store = ArtifactStore(str(tmp_path))
@@ -134,7 +141,8 @@ def test_the_summary_names_the_teachers_and_what_they_gave(compute):
 
 
 def test_starved_queries_are_searched_again(compute):
-    tables, deep = random_tables(5, depth=8), random_tables(5, depth=60)
+    deep = random_tables(5, depth=60)
+    tables = [shallow(deep[0], 8)]
     config = SelectConfig.model_validate({"filter": {"threshold": 0.6}, "selection": "sampled"})
     cuts = CUTS["several"]
     data, teachers = data_step(tables, cuts), teacher_steps(tables, cuts)

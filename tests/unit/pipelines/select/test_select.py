@@ -193,6 +193,39 @@ def test_answers_are_training_queries_whose_positive_the_negative_is():
     assert answered > 200
 
 
+@pytest.mark.parametrize("positives", ["per_query", "per_example"])
+@pytest.mark.parametrize("split", ["dev", "train"])
+def test_documents_that_any_split_but_test_labels_are_no_negatives(positives, split):
+    settings = {"filter": rule("margin_pos"), "positives": positives, "num_negatives": 6}
+    tables = random_tables(6, 2)
+    for more in ({"ensemble": "intra_sample"}, {"ensemble": "cross_sample", "starved": "repeat"}):
+        config = SelectConfig.model_validate(settings | more)
+        before = groups_of(mined(tables, config).groups)
+        first = {(query, docs[0][0]) for query, _, docs in before if docs}
+        extra = [(query, doc, 1.0, split) for query, doc in first]
+        extra += [(query, doc, 1.0, "test") for query, doc in first for doc in range(NUM_DOCS)]
+        extra += [(query, doc, 0.0, "dev") for query, _ in first for doc in range(NUM_DOCS)]
+        found = mined(tables, config, qrels=qrels_of(tables, extra=extra))
+        after = groups_of(found.groups)
+        assert after == expected_groups(tables, config, elsewhere=first) and after != before
+        assert [group[:2] for group in after] == [group[:2] for group in before]
+        retrieved = sum((r["query"], r["doc"]) in first and r["rank"] > 0 for r in tables[0].to_pylist())
+        if config.ensemble == "intra_sample" and positives == "per_query":
+            known = mined(tables, config).counters["labelled_positive"]
+            assert found.counters["labelled_positive"] - known >= retrieved > 0
+
+
+def test_random_fill_draws_no_document_that_another_split_labels():
+    table = pa.Table.from_pylist([row(1, 2, 1, 0.9, True)], schema=schemas.CANDIDATES)
+    extra = [(1, doc, 1.0, "dev") for doc in range(10, 75)]
+    config = SelectConfig(starved="random_fill", num_negatives=20)
+    group = mined([table], config, qrels=qrels_of([table], extra=extra)).groups.to_pylist()[0]
+    # 2 is the positive, 77 has its text, and 85 to 89 have the texts of 10 to 14.
+    allowed = [doc for doc in (*range(10), *range(75, 85)) if doc not in (2, 77)]
+    assert sorted(n["doc"] for n in group["negatives"]) == allowed
+    assert [p["doc"] for p in group["positives"]] == [2]
+
+
 def test_queries_without_a_positive_are_counted():
     rows = [*random_tables(1)[0].to_pylist(), row(1, 3, 1, 0.5, False), row(2, 3, 1, 0.5, False)]
     table = pa.Table.from_pylist(rows, schema=schemas.CANDIDATES)
