@@ -32,7 +32,8 @@ class ServeConfig(BaseModel):
     """Where the model runs; auto: on a GPU where there is one."""
 
     token_budget: int | None = Field(None, ge=8)
-    """Most tokens of a forward pass, padding counted; null: 4,096 on a processor, 32,768 on a GPU."""
+    """Most tokens of a forward pass, padding counted; null: 4,096 on a processor, 32,768 on a GPU, or the longest text
+    that the release takes."""
 
     max_queued_tokens: int = Field(300_000, ge=1)
     """Most tokens that one replica may owe an answer for; beyond it requests are refused with 429."""

@@ -52,13 +52,18 @@ def check_release(directory: Path, config: ServeConfig) -> ReleaseFiles:
     check_model(manifest, files.model)
     if files.index is not None and not files.documents.is_file():
         raise UserError("the release has no documents", str(files.documents), fix="create the release again")
-    longest = padded_length(max(manifest.max_query_tokens, manifest.max_document_tokens), BATCH_MULTIPLE)
+    longest = _longest(manifest)
     if config.token_budget is not None and config.token_budget < longest:
         raise UserError(
             "the token budget does not hold one text", "serve.token_budget", got=str(config.token_budget),
             expected=f"at least {longest}, the longest text, padded", fix=f"set token_budget to {longest}",
         )  # fmt: skip
     return files
+
+
+def _longest(manifest: ReleaseManifest) -> int:
+    """Return the tokens of the longest text that the release takes, padded."""
+    return padded_length(max(manifest.max_query_tokens, manifest.max_document_tokens), BATCH_MULTIPLE)
 
 
 class ServedRelease:
@@ -90,7 +95,7 @@ class ServedRelease:
         self._embedder = RequestEmbedder(
             load_encoder(files.model, dtype, device, manifest.pooling),
             tokenizer,
-            config.token_budget or _TOKEN_BUDGETS[device.split(":")[0]],
+            config.token_budget or max(_TOKEN_BUDGETS[device.split(":")[0]], _longest(manifest)),
             config.max_queued_tokens,
             config.request_token_limit,
         )
