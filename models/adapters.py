@@ -78,13 +78,17 @@ def add_lora(backbone: nn.Module, lora: Lora, seed: int) -> None:
         peft.inject_adapter_in_model(_peft_config(lora, matched, stacked), backbone, adapter_name=NAME)
 
 
-def train_only(backbone: nn.Module, patterns: Sequence[str]) -> None:
+def train_only(model: nn.Module, patterns: Sequence[str]) -> None:
     """Freeze every weight whose name no pattern matches; what is frozen already stays so.
+
+    Args:
+        model: An encoder, its pooler's weights among its own, or a backbone.
+        patterns: Of names, in full or from a dot on, so that those of an encoder's backbone need no prefix.
 
     Raises:
         ModelError: A pattern matches no trainable weight; the names that exist are told.
     """
-    trainable = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matched = set(match_names(patterns, trainable, "train.only_train", "weight"))
     for name, parameter in trainable.items():
         parameter.requires_grad_(name in matched)

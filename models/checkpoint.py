@@ -28,7 +28,7 @@ from models.lean_imports import import_sentence_transformers
 from models.low_bit import Quantize, low_bit_options
 from models.moe.files import check_leftovers, is_own_modelling_file, model_class, write_modelling_file
 from models.pooling import LATENT_ATTENTION, POOLERS
-from models.prompts import Prompts
+from models.prompts import Kind, Prompts
 from models.sentence_layout import POOLING_FLAGS, is_own_pooler, write_layout
 from models.silence import silence
 from models.weights import check_weights, read_weights
@@ -176,13 +176,21 @@ def save_encoder(
     write_layout(encoder, directory, tokenizer_from, prompts, max_tokens)
 
 
-def verify_export(directory: str | Path, texts: Sequence[str], task: str = "") -> float:
-    """Embed texts as queries here and through sentence-transformers, in float32, and compare.
+def verify_export(
+    directory: str | Path,
+    texts: Sequence[str],
+    task: str = "",
+    kind: Kind = "query",
+    max_tokens: int | None = None,
+) -> float:
+    """Embed texts here and through sentence-transformers, in float32, and compare.
 
     Args:
         directory: What ``save_encoder`` wrote.
-        texts: About a hundred.
-        task: Of these queries; one that the prompts name has a prompt of its own.
+        texts: About a hundred, at least one; long ones are cut before either side sees them.
+        task: Of queries; one that the prompts name has a prompt of its own.
+        kind: Of these texts.
+        max_tokens: Where they are cut, prompt and suffix counted. None: where the directory says.
 
     Returns:
         The smallest cosine.
@@ -190,15 +198,18 @@ def verify_export(directory: str | Path, texts: Sequence[str], task: str = "") -
     Raises:
         ModelError: A cosine is at most MIN_EXPORT_COSINE.
     """
-    from models.inference import embed
-    from models.tokenization import TextTokenizer
+    from models.cutting import cut_to_fit
+    from models.inference import BATCH_MULTIPLE, embed
+    from models.tokenization import TextTokenizer, padded_length
 
     directory = Path(directory)
     description = describe_model(directory)
-    max_tokens = description.max_tokens or 512
-    tokenizer = TextTokenizer.load(directory, description.prompts, max_tokens, max_tokens)
-    tokens = tokenizer.tokenize(texts, "query", [task] * len(texts))
-    ours_ND = embed(load_encoder(directory), tokens, token_budget=max(4096, max_tokens))
+    prompts, longest = description.prompts, description.max_tokens or 512
+    tokenizer = TextTokenizer.load(directory, prompts, longest, longest)
+    # sentence-transformers has one limit for all texts, and cuts a suffix off.
+    texts = cut_to_fit(tokenizer, texts, kind, task, min(max_tokens or longest, longest))
+    tokens = tokenizer.tokenize(texts, kind, [task] * len(texts))
+    ours_ND = embed(load_encoder(directory), tokens, max(4096, padded_length(longest, BATCH_MULTIPLE)))
     with silence():
         import_sentence_transformers()
         from sentence_transformers import SentenceTransformer
@@ -213,8 +224,8 @@ def verify_export(directory: str | Path, texts: Sequence[str], task: str = "") -
         )
         # What ends every query has no place in its prompts: whoever embeds queries there adds it.
         theirs_ND = peer.encode(
-            [text + description.prompts.suffix for text in texts],
-            prompt=description.prompts.prefix("query", task) or None,
+            [text + (prompts.suffix if kind == "query" else "") for text in texts],
+            prompt=prompts.prefix(kind, task) or None,
             show_progress_bar=False,
             normalize_embeddings=True,
         )

@@ -6,10 +6,14 @@ text, whether they are merged with its first word or not ("2" may take none): th
 one text as before another, which is what sentence-transformers takes for granted.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
+
+    from models.prompts import Kind
+    from models.tokenization import TextTokenizer
 
 
 def prompt_end(prefix: str) -> int:
@@ -61,6 +65,36 @@ def cut_between(encoding: "Encoding", prefix: str, text: str, max_tokens: int) -
     kept = ids[: start - of_prefix] + ids[start : stop - of_text] + ids[stop:]
     has_text = stop - of_text > _first_beyond(encoding, start, end, len(prefix))
     return kept, start if has_text else 0
+
+
+def cut_to_fit(
+    tokenizer: "TextTokenizer", texts: Sequence[str], kind: "Kind", task: str, max_tokens: int
+) -> list[str]:
+    """Return texts of which no token is left to be cut: not of the prompt, the text or the suffix.
+
+    Args:
+        tokenizer: Says prompts and suffix.
+        texts: Of one kind, without prompt.
+        kind: Theirs.
+        task: Of queries.
+        max_tokens: Of prompt, text and suffix, special tokens counted. A text keeps its first token in any case.
+    """
+    prefix = tokenizer.prompts.prefix(kind, task)
+    fitting = []
+    for text in texts:
+        encoding = tokenizer.uncut.encode(tokenizer.prompts.render(text, kind, task))
+        while (excess := len(encoding.ids) - max_tokens) > 0:
+            within = range(len(prefix) + 1, len(prefix) + len(text) + 1)
+            ends = [end - len(prefix) for _, end in encoding.offsets if end in within]
+            # The tokens of one character, of which there may be several, end together.
+            shorter = [end for end in ends if end < ends[-1]]
+            if not shorter:
+                break
+            # The beginning of a word may have more tokens by itself than it had in the word: hence the loop.
+            text = text[: min(shorter[-1], ends[max(0, len(ends) - 1 - excess)])]
+            encoding = tokenizer.uncut.encode(tokenizer.prompts.render(text, kind, task))
+        fitting.append(text)
+    return fitting
 
 
 def _first_beyond(encoding: "Encoding", start: int, end: int, characters: int) -> int:

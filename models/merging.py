@@ -5,17 +5,25 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from models.errors import ModelError
-from models.layout import read_config, weight_files
+from models.latent_attention import CONFIG
+from models.layout import LATENT_ATTENTION_FOLDER, read_config, weight_files
 
 MIN_SINE = 1e-6
 """Below, two weights have one direction, or opposite ones, as far as float32 tells: the arc is a line, or is not
 defined, and the point on the line is taken."""
-SHAPE_KEYS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-"""Of config.json: what models must share, beside the shapes of their weights, for a merge to mean something."""
+POOLER_HEADS = f"{LATENT_ATTENTION_FOLDER}.num_heads"
+SHAPE_KEYS = (
+    "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", POOLER_HEADS,
+)  # fmt: skip
+"""Of config.json: what models must share, beside the shapes of their weights, for a merge to mean something; and of
+the settings of a pooler latent_attention."""
+FOLDERS = ("", LATENT_ATTENTION_FOLDER)
+"""Where a model's directory holds weights: the backbone's, and those of its pooler."""
 
 
 def soup(
@@ -113,7 +121,7 @@ def _merge(
 
     if output.exists():
         raise ModelError("the output is there already", str(output), fix="name a new directory")
-    configs = [read_config(directory) for directory in directories]
+    configs = [_read_settings(directory) for directory in directories]
     for directory, config in zip(directories[1:], configs[1:], strict=True):
         for key in SHAPE_KEYS:
             if config.get(key) != configs[0].get(key):
@@ -124,21 +132,39 @@ def _merge(
                     expected=str(configs[0].get(key)),
                     fix="merge models that were trained from one base model",
                 )
+    results = {folder: _merged_weights([each / folder for each in directories], merged) for folder in FOLDERS}
+    leave_out = {path.name for path in weight_files(directories[0])}
+    leave_out |= {path.name for path in directories[0].glob("*.safetensors.index.json")} | {"README.md"}
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        return leave_out & set(names) if Path(folder) == directories[0] else set()
+
+    shutil.copytree(directories[0], output, ignore=left_out)
+    for folder, weights in results.items():
+        if weights:
+            save_file(weights, output / folder / "model.safetensors", metadata={"format": "pt"})
+    return output
+
+
+def _read_settings(directory: Path) -> dict[str, Any]:
+    pooler = directory / LATENT_ATTENTION_FOLDER / CONFIG
+    heads = json.loads(pooler.read_text()).get("num_heads") if pooler.is_file() else None
+    return {**read_config(directory), POOLER_HEADS: heads}
+
+
+def _merged_weights(
+    directories: list[Path], merged: Callable[[Sequence[torch.Tensor]], torch.Tensor]
+) -> dict[str, torch.Tensor]:
     models = [_read_weights(directory) for directory in directories]
     for directory, model in zip(directories[1:], models[1:], strict=True):
         _check_same(directory, model, models[0])
-    result = {
+    return {
         # Not float: tables of positions and the like, equal in all.
         name: merged([model[name] for model in models]).to(weight.dtype).contiguous()
         if weight.is_floating_point()
         else weight
         for name, weight in models[0].items()
     }
-    leave_out = {path.name for path in weight_files(directories[0])}
-    leave_out |= {path.name for path in directories[0].glob("*.safetensors.index.json")} | {"README.md"}
-    shutil.copytree(directories[0], output, ignore=lambda _folder, names: leave_out & set(names))
-    save_file(result, output / "model.safetensors", metadata={"format": "pt"})
-    return output
 
 
 def _read_weights(directory: Path) -> dict[str, torch.Tensor]:

@@ -50,9 +50,11 @@ class PromptsConfig(BaseModel):
                 "prompts.template says how instructions are put before queries, and there are none: write "
                 "prompts.instructions, or prompts.query for a prefix of all queries"
             )
-        taken = [task for task in self.instructions if task in RESERVED_PROMPTS]
-        if taken:
-            raise ValueError(f"prompts.instructions: a task cannot be called {taken[0]!r}; use prompts.query")
+        named = {"instructions": [*self.instructions], "few_shot": [each.task for each in self.few_shot]}
+        for key, tasks in named.items():
+            taken = [task for task in tasks if task in RESERVED_PROMPTS]
+            if taken:
+                raise ValueError(f"prompts.{key}: a task cannot be called {taken[0]!r}; use prompts.query")
         return self
 
     def without_examples(self) -> Prompts:

@@ -88,17 +88,17 @@ def moe_blocks(module: nn.Module) -> list[MoeFeedForward]:
     return [each for each in module.modules() if isinstance(each, MoeFeedForward)]
 
 
-def train_experts(backbone: nn.Module, part: Literal["intermediate", "router"]) -> None:
+def train_experts(model: nn.Module, part: Literal["intermediate", "router"]) -> None:
     """Freeze all but the experts and routers, or all but the routers; what is frozen already stays so.
 
     Args:
-        backbone: With experts.
+        model: A backbone with experts, or the encoder around it, whose pooler is frozen too.
         part: `intermediate`: experts and routers; `router`: routers alone.
 
     Raises:
         ModelError: It has none.
     """
-    blocks = moe_blocks(backbone)
+    blocks = moe_blocks(model)
     if not blocks:
         raise ModelError("the model has no experts", "train.moe.only_train", fix="set train.moe.layers")
     kept = {id(p) for block in blocks for p in block.router.parameters()}
@@ -106,7 +106,7 @@ def train_experts(backbone: nn.Module, part: Literal["intermediate", "router"]) 
         for block in blocks:
             projections = [block.up] * (block.where != "down") + [block.down] * (block.where != "up")
             kept |= {id(p) for projection in projections for p in projection.parameters()}
-    for parameter in backbone.parameters():
+    for parameter in model.parameters():
         parameter.requires_grad_(parameter.requires_grad and id(parameter) in kept)
 
 

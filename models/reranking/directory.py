@@ -9,18 +9,24 @@ import numpy as np
 import torch
 
 from models.errors import ModelError
+from models.inference import BATCH_MULTIPLE
 from models.layout import TOKENIZER_FILES, max_positions, read_config
 from models.lean_imports import import_sentence_transformers, import_transformers
 from models.reranking.description import ARCHITECTURES
 from models.reranking.network import load_network
 from models.reranking.rendering import make_rendering
 from models.silence import silence
+from models.tokenization import padded_length
 from models.weights import read_weights
 
 MAX_SCORE_DIFFERENCE = 1e-3
 """Between two ways to compute a logit in float32, of which one pads its batches otherwise."""
 CHARACTERS_A_POSITION = 0.1
 """Share of a model's positions, in characters, that texts are compared with: none is cut then, in any script."""
+MAX_CHARACTERS = 2000
+"""Of them, however many positions there are: it is the cuts and the head that are compared, not long texts."""
+MIN_TOKEN_BUDGET = 4096
+"""Tokens of a forward pass of this comparison, or as many as its longest pair has."""
 
 
 def is_cross_encoder(directory: Path) -> bool:
@@ -94,8 +100,8 @@ def verify_cross_encoder(directory: Path, pairs: Sequence[tuple[str, str]]) -> f
 
     Args:
         directory: What ``save_cross_encoder`` wrote.
-        pairs: About a hundred (query, document); only their beginnings are compared, since either side has its own
-            way to cut.
+        pairs: About a hundred (query, document), at least one; only their beginnings are compared, since either side
+            has its own way to cut.
 
     Returns:
         The largest difference.
@@ -106,12 +112,14 @@ def verify_cross_encoder(directory: Path, pairs: Sequence[tuple[str, str]]) -> f
     from models.reranker import load_reranker
 
     positions = max_positions(read_config(directory)) or 512
-    characters = max(1, int(positions * CHARACTERS_A_POSITION))
+    characters = max(1, min(int(positions * CHARACTERS_A_POSITION), MAX_CHARACTERS))
     short = [(query[:characters], document[:characters]) for query, document in pairs]
     rendering = make_rendering(
         "cross_encoder", max_query_tokens=positions // 2, max_document_tokens=positions // 2
     )
-    ours_P = load_reranker(directory, rendering).score(short)
+    reranker = load_reranker(directory, rendering)
+    longest = int(reranker.tokenizer.tokenize(short).lengths.max())
+    ours_P = reranker.score(short, max(MIN_TOKEN_BUDGET, padded_length(longest, BATCH_MULTIPLE)))
     with silence():
         import_sentence_transformers()
         from sentence_transformers import CrossEncoder

@@ -52,7 +52,9 @@ def plain_attention(
     with torch.autocast(query_BHTd.device.type, enabled=False):
         scores_BHTT = (query_BHTd * scale) @ key_BHTd.transpose(2, 3)
         if attention_mask is not None:
-            scores_BHTT = scores_BHTT + attention_mask[..., : scores_BHTT.shape[-1]].to(scores_BHTT.dtype)
+            # The smallest float32 is -inf in bfloat16, and padding beyond a window, which sees no token, would be NaN.
+            mask = attention_mask[..., : scores_BHTT.shape[-1]].clamp(min=torch.finfo(scores_BHTT.dtype).min)
+            scores_BHTT = scores_BHTT + mask.to(scores_BHTT.dtype)
         weights_BHTT = scores_BHTT.softmax(dim=-1)
         if dropout and module.training:
             weights_BHTT = module.stope_rows.drop(weights_BHTT, dropout, module.stope_layer)  # type: ignore[operator, union-attr]

@@ -37,7 +37,7 @@ A text-embedding model: {base}, fine-tuned on mined hard negatives by Stope.
 | texts are cut at | {query_tokens} tokens (query), {document_tokens} tokens (document) |
 | prompt of a query | {query_prompt} |
 | prompt of a document | {document_prompt} |
-{instructions}
+{instructions}{ending}
 ## Use
 
 With sentence-transformers:
@@ -46,7 +46,7 @@ With sentence-transformers:
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer("{here}"{trust})
-queries = model.encode_query(["a question"])
+queries = model.encode_query(["a question"{suffix}])
 documents = model.encode_document(["a text that answers it", "another text"])
 scores = queries @ documents.T
 ```
@@ -59,7 +59,7 @@ from transformers import AutoModel, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{here}", padding_side="right")
 model = AutoModel.from_pretrained("{here}", dtype=torch.float32{trust}).eval()
-texts = [{query_prefix!r} + "a question"]
+texts = [{query_prefix!r} + "a question"{suffix}]
 batch = tokenizer(texts, padding=True, truncation=True, max_length={query_tokens}, return_tensors="pt")
 with torch.no_grad():
     states = model(**batch).last_hidden_state
@@ -76,6 +76,10 @@ stage `evaluate` that was made with `{key}` holds them as a table.
 
 ```yaml
 {settings}```
+"""
+
+_ENDING = """\
+| end of a query | `{suffix!r}`, which no library adds by itself: put it behind every query, as below |
 """
 
 
@@ -115,6 +119,8 @@ def model_card(task: TrainTask, dimension: int, own_code: bool = False) -> str:
         query_prompt=f"`{prompts.query}`" if prompts.query else "none",
         document_prompt=f"`{prompts.document}`" if prompts.document else "none",
         instructions="".join(f"| prompt of a query, {name} | `{text!r}` |\n" for name, text in prompts.tasks),
+        ending=_ENDING.format(suffix=prompts.suffix) if prompts.suffix else "",
+        suffix=f" + {prompts.suffix!r}" if prompts.suffix else "",
         here=HERE,
         trust=", trust_remote_code=True" if own_code else "",
         caution=" (the prompt is pooled here, and left out above)" if apart else "",

@@ -147,8 +147,8 @@ class TrainConfig(BaseModel):
     lora: LoraConfig | None = None
     """Train low-rank updates in place of the weights. Null: train the weights."""
     only_train: tuple[str, ...] | None = Field(default=None, min_length=1)
-    """Patterns of weight names, in full or from a dot on (`encoder.layer.11.*`, `intermediate.dense.weight`); the
-    others stay as they are. Null: train all."""
+    """Patterns of weight names, in full or from a dot on (`encoder.layer.11.*`, `intermediate.dense.weight`, of a
+    pooler `latent_attention.*`); the others stay as they are. Null: train all."""
     moe: MoeConfig | None = None
     """Make experts of dense weights before the training; `{}` takes the defaults. Null: none; those that the model has
     already are trained on."""
@@ -222,19 +222,6 @@ class TrainConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _negatives_for_the_loss(self) -> "TrainConfig":
-        for term in self.losses:
-            in_group = not isinstance(term, InfonceConfig | BixseConfig | SpreadOutConfig) or not getattr(
-                term, "in_batch_negatives", True
-            )
-            if in_group and 0 in (self.num_negatives, *(stage.num_negatives for stage in self.stages)):
-                raise ValueError(
-                    f"loss {term.name} compares a query's own negatives and num_negatives is 0: "
-                    "set num_negatives to 1 or more"
-                )
-        return self
-
-    @model_validator(mode="after")
     def _batches_fit_the_stages(self) -> "TrainConfig":
         check_batches(self.batches, self.orders)
         if self.dynamic_negatives:
@@ -282,6 +269,15 @@ class TrainConfig(BaseModel):
     def losses(self) -> list[Any]:
         """All losses of what is trained, those inside matryoshka in its place."""
         return plain_terms(self.cross_encoder.loss if self.cross_encoder else self.loss)
+
+    @property
+    def compares_own_negatives(self) -> str | None:
+        """The first loss that needs mined negatives of every query; None: in-batch negatives are enough."""
+        for term in self.losses:
+            among_rows = isinstance(term, InfonceConfig | BixseConfig | SpreadOutConfig)
+            if not among_rows or not getattr(term, "in_batch_negatives", True):
+                return str(term.name)
+        return None
 
     @property
     def guide(self) -> str | None:

@@ -108,14 +108,8 @@ def make_trainable(
     if config.moe:
         assert isinstance(encoder, Encoder)
         upcycle(encoder, config.moe.upcycling, config.seed)
-        if config.moe.only_train:
-            train_experts(encoder.backbone, config.moe.only_train)
     set_dropout(encoder, config.dropout)
-    lora = lora_of(config)
-    if lora:
-        add_lora(encoder.backbone, lora, config.seed)
-    if config.only_train:
-        train_only(encoder.backbone, config.only_train)
+    choose_trained(encoder, config)
     rows = seed_by_row(encoder.backbone)
     check_draws(encoder.backbone, rows)
     if encoder.device.type == "cpu" and dtype == "bfloat16":
@@ -157,6 +151,24 @@ def make_trainable(
         import_module("deepspeed.runtime.zero.muon.muon_optimizer")
     engine, *_ = deepspeed.initialize(model=tower, optimizer=optimizer, config=settings)
     return Trainable(encoder, engine)
+
+
+def choose_trained(encoder: Network, config: TrainConfig) -> None:
+    """Freeze the weights that the recipe leaves as they are; adapters are put beside them.
+
+    A pooler with weights is trained beside adapters, and where nothing is said; by `only_train` where a pattern names
+    it.
+
+    Raises:
+        ModelError: A pattern of `lora.targets` or `only_train` matches nothing.
+    """
+    if config.moe and config.moe.only_train:
+        train_experts(encoder, config.moe.only_train)
+    lora = lora_of(config)
+    if lora:
+        add_lora(encoder.backbone, lora, config.seed)
+    if config.only_train:
+        train_only(encoder, config.only_train)
 
 
 def check_ranks(config: TrainConfig, reads_universal: bool) -> None:

@@ -1,17 +1,19 @@
 """The trained model as files of the artifact: the weights that count, whole, in the layout of their kind."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 from torch import distributed
 
 from cluster.artifacts import ArtifactWriter
-from models.adapters import merge_lora, save_adapter
+from models.adapters import Lora, merge_lora, save_adapter
 from models.encoder import Encoder
+from models.layout import LATENT_ATTENTION_FOLDER
 from models.moe.upcycle import upcycle
 from pipelines import schemas
 from pipelines.train import best_weights
@@ -53,11 +55,29 @@ def export(trainable: Trainable, history: History, task: TrainTask) -> None:
         writer.put_directory("model", Path(directory))
     if lora and task.config.lora and task.config.lora.keep_adapter:
         with tempfile.TemporaryDirectory(prefix="stope-adapter-") as directory:
-            save_adapter(adapted, lora, directory, base=task.model.location)
+            write_adapter(encoder, adapted, lora, Path(directory), base=task.model.location)
             writer.put_directory("adapter", Path(directory))
     if task.config.dev:
         _write(writer, "training_metrics", history.evaluations, schemas.TRAINING_METRICS)
     _write(writer, "training_steps", history.steps, schemas.TRAINING_STEPS)
+
+
+def write_adapter(
+    encoder: Any, adapted: Mapping[str, torch.Tensor], lora: Lora, directory: Path, base: str
+) -> None:
+    """Write an adapter alone, and the pooler that was trained beside it, if it has weights, in a folder of its own.
+
+    Args:
+        encoder: The trained model, merged.
+        adapted: The weights of the model with adapters, by name, whole.
+        lora: As they were made.
+        directory: Made if absent.
+        base: The source of the model that the adapter belongs to.
+    """
+    save_adapter(adapted, lora, directory, base)
+    assert isinstance(encoder, Encoder)
+    if encoder.latent_attention is not None:
+        encoder.latent_attention.save(directory / LATENT_ATTENTION_FOLDER)
 
 
 def _write(writer: ArtifactWriter, table: str, records: Sequence[Any], schema: pa.Schema) -> None:

@@ -17,4 +17,5 @@ class LoraConfig(BaseModel):
     targets: tuple[str, ...] = Field(default=("*",), min_length=1)
     """Names of linear layers, in full or from a dot on (`query`, `attention.*`); `*`: all of them."""
     keep_adapter: bool = False
-    """Whether the update is written on its own too, in `adapter/`; the trained model always has it merged in."""
+    """Whether the update is written on its own too, in `adapter/`, with the weights of a pooler latent_attention, which
+    is trained beside it; the trained model always has it merged in."""

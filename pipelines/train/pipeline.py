@@ -17,7 +17,7 @@ from pipelines.train.task import TrainTask
 from pipelines.train.watching import check_watchers
 
 PLAN_VERSION = 4
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 
 
 def plan_step(
@@ -58,6 +58,8 @@ def plan_step(
     check_guides(sources, config)
     tokens = {name: model.identity[name] for name in ("digest", "max_query_tokens", "max_document_tokens")}
     tokens["prompts"] = model.prompts.identity
+    # Prompts that a pooler cannot leave out are refused when the plan is made.
+    tokens["pooling"] = model.identity.get("pooling")
     batches = config.batches.model_dump(mode="json", include={"clusters", "near_duplicate_jaccard"})
     return Step(
         stage="plan",
@@ -92,8 +94,8 @@ def train_step(plan: Step, model: Trained, config: TrainConfig, renew: Renew | N
     Returns:
         A step whose artifact has the files `model/...`, a directory that sentence-transformers and
         transformers load, with float32 weights, and the table `training_steps`; with `lora.keep_adapter` the
-        files `adapter/...` too, with `tensorboard` the files `tensorboard/...`, with `dev` the table
-        `training_metrics`.
+        files `adapter/...` too, as peft loads them, with `tensorboard` the files `tensorboard/...`, with `dev` the
+        table `training_metrics`.
 
     Raises:
         UserError: The recipe asks for a logger whose package is not installed.
@@ -105,7 +107,7 @@ def train_step(plan: Step, model: Trained, config: TrainConfig, renew: Renew | N
         label=f"{model.label}-{plan.label}"[:80],
         stage_version=STAGE_VERSION,
         identity={"config": settings, "model": {**model.identity, "dtype": training_dtype(model, config)}},
-        libraries=("torch", "transformers", "deepspeed"),
+        libraries=("torch", "transformers", "deepspeed", *(("peft",) if config.lora else ())),
         inputs={"plan": plan, "data": plan.inputs["data"], **model.inputs},
         run=partial(_train, model=model, config=config, renew=renew),
     )
@@ -137,6 +139,7 @@ def _train(work: Work, model: Trained, config: TrainConfig, renew: Renew | None)
     check_plan(work.inputs["plan"].manifest.summary, config)
     work.session.start()
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from pipelines.train.board import Board
     from pipelines.train.dev_cut import make_cut
@@ -144,7 +147,9 @@ def _train(work: Work, model: Trained, config: TrainConfig, renew: Renew | None)
 
     plan, data = work.inputs["plan"], work.inputs["data"]
     located = replace(model.locate(work.inputs), dtype=training_dtype(model, config))
-    board = ray.remote(num_cpus=0)(Board).remote()
+    # Beside the driver, which cannot do without it: what asks for nothing may be put on a node that is taken away.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     threads = work.session.num_threads("train", num_workers(work.session))
     cut = None
     if config.dev:

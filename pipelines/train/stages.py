@@ -106,7 +106,8 @@ def resolve_stages(config: TrainConfig, sets: Mapping[str, SetSettings]) -> tupl
         sets: Every data set of the recipe by name.
 
     Raises:
-        UserError: A stage names a data set that the recipe has not.
+        UserError: A stage names a data set that the recipe has not, or leaves a loss without the negatives that it
+            needs.
     """
     return tuple(
         _resolve(config, sets, stage, f"train.stages.{place}")
@@ -133,6 +134,8 @@ def _resolve(config: TrainConfig, sets: Mapping[str, SetSettings], stage: StageC
         key, count = next((key, value) for key, value in counts.items() if value is not None)
         said = (_of_set(stage.in_batch_negatives, name), own.in_batch_negatives, config.in_batch_negatives)
         in_batch = next((value for value in said if value is not None), None)
+        if count == 0:
+            _check_no_negatives(config, name, key, in_batch)
         rules[name] = SetRule(count, in_batch, own.weight, key)
     batches = config.batches
     shares = {"mixed": 1.0, "homogeneous": 0.0, "phased": batches.mixed_share}
@@ -149,6 +152,20 @@ def _resolve(config: TrainConfig, sets: Mapping[str, SetSettings], stage: StageC
 
 def _of_set(value: Value | Mapping[str, Value] | None, name: str) -> Value | None:
     return value.get(name) if isinstance(value, Mapping) else value
+
+
+def _check_no_negatives(config: TrainConfig, name: str, key: str, in_batch: bool | None) -> None:
+    loss = config.compares_own_negatives
+    if loss is None and in_batch is not False:
+        return
+    without = f"loss {loss} compares a query's own negatives" if loss else "in_batch_negatives is false"
+    raise UserError(
+        f"{without}, and the queries of {name} have none",
+        where=key,
+        got="0",
+        expected="1 or more",
+        fix=f"set num_negatives to 1 or more, or leave {name} out of the stage's data",
+    )
 
 
 def _check_name(name: str, known: Sequence[str], where: str) -> None:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from models import reranker
 from models.errors import ModelError
+from models.reranking import directory
 from models.reranking.directory import check_beginning, verify_cross_encoder, write_untrained
 from models.reranking.network import load_network
 from models.reranking.rendering import make_rendering
@@ -67,6 +68,14 @@ def test_a_difference_is_refused(folder, monkeypatch):
     monkeypatch.setattr(reranker, "load_reranker", lambda _, rendering: load(folder / "seed-1", rendering))
     with pytest.raises(ModelError, match="scores this cross-encoder's pairs differently"):
         verify_cross_encoder(folder / "seed-0", PAIRS)
+
+
+def test_a_long_text_of_a_model_with_many_positions_fits_the_comparison(tmp_path, monkeypatch):
+    make_cross_encoder(tmp_path / "long", positions=131_072)
+    assert verify_cross_encoder(tmp_path / "long", [*PAIRS, ("w1 w2", "w3 " * 6000)]) < 1e-5
+    # However little a batch holds.
+    monkeypatch.setattr(directory, "MIN_TOKEN_BUDGET", 16)
+    assert verify_cross_encoder(tmp_path / "long", [*PAIRS, ("w1 w2", "w3 " * 50)]) < 1e-5
 
 
 def test_a_decoder_is_given_a_head_too(tmp_path):

@@ -8,9 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.checkpoint import load_encoder
+from models.checkpoint import load_encoder, save_encoder
 from models.errors import ModelError
+from models.latent_attention import LatentAttention
+from models.layout import LATENT_ATTENTION_FOLDER
 from models.merging import slerp, slerp_tensors, soup
+from models.prompts import Prompts
 from tests.unit.models.conftest import build_model
 
 
@@ -103,6 +106,39 @@ def test_shards_are_read_and_low_precision_is_kept(models, tmp_path):
         assert torch.equal(weight, ((low[name].double() + second[name].double()) / 2).bfloat16())
     assert sorted(path.name for path in (tmp_path / "soup").glob("model*")) == ["model.safetensors"]
     assert not (tmp_path / "soup" / "README.md").exists()
+
+
+@pytest.fixture
+def pooled(models, tmp_path):
+    """Return models with a pooler latent_attention of two heads each, and one of four heads."""
+    made = []
+    for number, (model, heads) in enumerate(((models[0], 2), (models[1], 2), (models[1], 4))):
+        encoder = load_encoder(model, pooling="latent_attention", latents=(5, heads))
+        generator = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for weight in encoder.latent_attention.parameters():
+                weight += torch.randn(weight.shape, generator=generator)
+        save_encoder(encoder, tmp_path / f"pooled-{number}", model, Prompts(), 24)
+        made.append(tmp_path / f"pooled-{number}")
+    return made
+
+
+def test_a_pooler_is_merged_with_its_backbone(pooled, tmp_path):
+    parts = [LatentAttention.read(model / LATENT_ATTENTION_FOLDER).state_dict() for model in pooled[:2]]
+    merged = load_encoder(soup(pooled[:2], tmp_path / "soup")).latent_attention.state_dict()
+    assert merged.keys() == parts[0].keys()
+    for name, weight in merged.items():
+        torch.testing.assert_close(weight, (parts[0][name] + parts[1][name]) / 2)
+    half = load_encoder(slerp(*pooled[:2], tmp_path / "half")).latent_attention.state_dict()
+    for name, weight in half.items():
+        torch.testing.assert_close(weight, slerp_tensors(parts[0][name], parts[1][name], 0.5).float())
+
+
+def test_poolers_that_differ_are_refused(models, pooled, tmp_path):
+    for others in ([pooled[0], pooled[2]], [pooled[0], models[1]], [models[0], pooled[1]]):
+        with pytest.raises(ModelError, match=r"1_LatentAttention\.num_heads"):
+            soup(others, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_refuses_what_cannot_be_merged(models, tmp_path):

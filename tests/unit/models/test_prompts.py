@@ -155,6 +155,20 @@ def test_a_suffix_is_exported_and_checked(tmp_path):
     save_encoder(load_encoder(source, pooling="last"), tmp_path / "saved", source, prompts, 64)
     assert Prompts.from_directory(tmp_path / "saved") == prompts
     assert verify_export(tmp_path / "saved", TEXTS, "sts") > 0.9999
+    # Queries beyond the limit: sentence-transformers alone would cut the suffix off.
+    long = [f"{text} {' and '.join(TEXTS)}" for text in TEXTS]
+    assert verify_export(tmp_path / "saved", long, "sts") > 0.9999
+
+
+def test_queries_and_documents_are_each_compared_at_their_own_limit(tmp_path):
+    source = make_decoder(tmp_path / "source", eos=True)
+    prompts = Prompts(query=f"{TEXTS[0]}\n{TEXTS[1]}\n\nQuery:\n", document="Passage:\n")
+    save_encoder(load_encoder(source), tmp_path / "saved", source, prompts, 90)
+    long = [f"{text} {' and '.join(TEXTS)}" for text in TEXTS]
+    assert verify_export(tmp_path / "saved", long, "", "query", 90) > 0.9999
+    assert verify_export(tmp_path / "saved", long, "", "document", 24) > 0.9999
+    # Less than the prompt has.
+    assert verify_export(tmp_path / "saved", long, "", "query", 24) > 0.9999
 
 
 def test_instructions_change_the_embedding_and_are_not_pooled(decoder):

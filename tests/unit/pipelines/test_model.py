@@ -7,6 +7,7 @@ from safetensors.numpy import load_file, save_file
 from cluster.definition import load_definition
 from cluster.errors import UserError
 from cluster.session import Session
+from models.prompts import Prompts
 from pipelines.encode.config import EncodeConfig
 from pipelines.encode.pipeline import encode_step
 from pipelines.ingest.config import DocstringsConfig
@@ -14,6 +15,7 @@ from pipelines.ingest.pipeline import ingest_step
 from pipelines.model import Model
 from pipelines.model_config import ModelConfig
 from pipelines.prompts import PromptsConfig
+from pipelines.steps import Step
 from tests.tiny_training import make_model
 
 
@@ -48,6 +50,15 @@ def test_a_weight_changed_under_the_same_path_is_another_model(directory):
 )
 def test_what_embeddings_depend_on_is_in_the_key(directory, settings):
     assert fingerprint(directory, **settings) != fingerprint(directory, dtype="bfloat16")
+
+
+def test_weights_in_few_bits_hang_on_the_version_of_their_library():
+    data = Step("ingest", "tiny", 1, {}, (), {}, print)
+    for quantize in (None, "8bit"):
+        config = ModelConfig(source="tiny", quantize=quantize)
+        model = Model(config, "digest", "mean", Prompts(), "bfloat16", "cpu")
+        step = encode_step(data, model, ("train",), EncodeConfig())
+        assert ("bitsandbytes" in step.libraries) is (quantize is not None)
 
 
 def test_a_tokenizer_changed_under_the_same_path_is_another_model(directory):

@@ -79,6 +79,10 @@ def test_bad_prompts_are_refused():
         ({"template": "{task}: {query}"}, "there are none"),
         ({"template": "{task}", "instructions": {"sts": "Find"}}, "a template holds"),
         ({"instructions": {"document": "Find"}}, "cannot be called 'document'"),
+        (
+            {"few_shot": [{"query": "a", "document": "b", "task": "passage"}]},
+            "few_shot: a task cannot be called 'passage'",
+        ),
         ({"few_shot": [{"query": "", "document": "x"}]}, "few_shot"),
     ):
         with pytest.raises(ValidationError, match=words):

@@ -1,7 +1,7 @@
 """Plain attention equals torch's, padding and gradient included."""
 
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel
 
 from models.encoder import Encoder
 from pipelines.train.attention import use_plain_attention
@@ -41,6 +41,34 @@ def test_equals_scaled_dot_product_attention():
         torch.testing.assert_close(
             grad, expected[name], msg=lambda m, n=name: f"{n}: {m}", rtol=1e-4, atol=1e-6
         )
+
+
+def make_windowed():
+    """Return a ModernBERT two layers of which see four tokens to either side."""
+    torch.manual_seed(0)
+    config = ModernBertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64, local_attention=8, global_attn_every_n_layers=3, pad_token_id=0,
+        initializer_range=0.3,
+    )  # fmt: skip
+    backbone = ModernBertModel(config)
+    backbone.set_attn_implementation("sdpa")
+    return Encoder(backbone, "mean")
+
+
+def test_padding_that_sees_no_token_stays_finite_in_bfloat16():
+    ids_BT = torch.arange(64).reshape(2, 32) % 39 + 1
+    mask_BT = torch.ones(2, 32, dtype=torch.int64)
+    mask_BT[1, 6:] = 0
+    batch = (ids_BT, mask_BT, mask_BT)
+    plain = make_windowed()
+    use_plain_attention(plain.backbone)
+    (emb_BD,) = Tower(plain, "bfloat16").train()([batch])
+    (expected_BD,) = Tower(make_windowed(), "bfloat16").train()([batch])
+    assert torch.isfinite(emb_BD).all()
+    torch.testing.assert_close(emb_BD, expected_BD, atol=0.02, rtol=0)
+    emb_BD.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in plain.parameters() if p.grad is not None)
 
 
 def test_dropout_is_off_at_zero_and_on_above():

@@ -14,20 +14,22 @@ from pipelines.train.task import TrainTask
 from tests.tiny_sets import SIZE, set_step
 from tests.tiny_training import Silent, compute, data_step, groups_step, make_model
 
+PROMPTS = Prompts("find: ", "")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("card")
 
 
-def card_of(folder, sets, config):
+def card_of(folder, sets, config, prompts=PROMPTS):
     """Return the card of a training on some data sets: name -> the steps ingest and select."""
     if not (folder / "tiny-bert").is_dir():
         make_model(folder / "tiny-bert")
     store = ArtifactStore(str(folder / "store"))
     made = {name: [compute(step, store, None, Silent()) for step in steps] for name, steps in sets.items()}
-    model = LocatedModel(str(folder / "tiny-bert"), "mean", Prompts("find: ", ""), 16, 48, "float32", "cpu")
-    writer = store.open("plan", "-".join(sets), "0" * 20)
+    model = LocatedModel(str(folder / "tiny-bert"), "mean", prompts, 16, 48, "float32", "cpu")
+    writer = store.open("plan", "-".join(sets), f"{len(prompts.suffix):020x}")
     sources = [OpenSource(name, *artifacts) for name, artifacts in made.items()]
     summary, counters = write_plan(writer, sources, model, config)
     inputs = {
@@ -83,6 +85,20 @@ def test_every_data_set_that_was_trained_on_is_named_with_its_rows(card, folder)
         expected.append(f"| data, {name} | `{data}`, groups `{groups}`, {rows} rows |")
     assert named == expected
     assert f"{5 * SIZE} rows in" in several
+
+
+def test_what_ends_every_query_is_said_and_shown(card, folder):
+    assert "end of a query" not in card and 'model.encode_query(["a question"])' in card
+    data = data_step()
+    ended = card_of(
+        folder, {"main": (data, groups_step(data))}, TrainConfig(num_negatives=2),
+        Prompts(query="find: ", suffix="\nanswer:"),
+    )  # fmt: skip
+    (row,) = [line for line in ended.splitlines() if line.startswith("| end of a query")]
+    assert r"`'\nanswer:'`" in row
+    assert r"""model.encode_query(["a question" + '\nanswer:'])""" in ended
+    assert r"""texts = ['find: ' + "a question" + '\nanswer:']""" in ended
+    assert "|\n\n## Use" in ended and "|\n\n## Use" in card
 
 
 def test_it_names_no_path_and_no_account(card, folder):

@@ -53,10 +53,8 @@ def test_a_loss_is_one_or_a_list_and_infonce_without_a_name():
     [
         ({"warmup_steps": 5, "warmup_ratio": 0.2}, "warmup_steps"),
         ({"lora": {}, "only_train": ["*"]}, "lora.targets"),
-        ({"num_negatives": 0, "loss": {"name": "clp"}}, "set num_negatives to 1"),
         ({"few_shot": 5, "batch_size": 5}, "set batch_size to 6 or more, or few_shot to 4"),
         ({"few_shot": 1, "stages": [{}, {"batch_size": 1}]}, "set batch_size to 2 or more, or few_shot to 0"),
-        ({"num_negatives": 0, "loss": {"in_batch_negatives": False}}, "set num_negatives to 1"),
         ({"dynamic_negatives": {}}, "set epochs to 3 or more"),
         ({"dynamic_negatives": {}, "stages": [{}, {"epochs": 1}]}, "epochs is 2"),
         ({"dynamic_negatives": {}, "epochs": 3, "refresh_every_steps": 9}, "write one of them"),

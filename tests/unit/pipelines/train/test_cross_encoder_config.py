@@ -29,7 +29,6 @@ def test_the_listwise_softmax_is_the_default_and_the_name_of_a_loss_without_one(
         ({"batches": {"order": "homogeneous", "clusters": {"count": 4}}}, r"batches\.clusters"),
         ({"batches": {"across_tasks": True}}, r"batches\.across_tasks"),
         ({"stages": [{"in_batch_negatives": False}]}, r"stages\.0\.in_batch_negatives"),
-        ({"num_negatives": 0}, "num_negatives is 0"),
         ({"cross_encoder": {"loss": {"name": "infonce"}}}, "listwise_softmax"),
     ],
 )

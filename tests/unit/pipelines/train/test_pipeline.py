@@ -53,6 +53,22 @@ def test_answers_and_a_guide_are_part_of_the_plan():
     assert guided.inputs["guide"] is words and guided.fingerprint != plan.fingerprint
 
 
+def pooled_plan(pooling, prompts):
+    data = Step("ingest", "tiny", 1, {}, (), {}, print)
+    groups = Step("select", "tiny", 1, {}, (), {"data": data}, print)
+    model = Model(ModelConfig(source="tiny"), "digest", pooling, prompts, "bfloat16", "cpu")
+    return plan_step(data, groups, model, TrainConfig()).fingerprint
+
+
+def test_a_plan_whose_prompts_were_checked_for_one_pooler_is_none_for_another():
+    apart = Prompts(query="find: ")
+    assert len({pooled_plan(pooling, apart) for pooling in ("mean", "cls", "last")}) == 3
+
+
+def test_adapters_hang_on_the_version_of_peft():
+    assert "peft" in steps(lora={})[1].libraries and "peft" not in steps()[1].libraries
+
+
 def test_how_a_training_is_kept_and_watched_changes_nothing():
     changes = {
         "checkpoint_every_steps": 7, "checkpoint_every_minutes": 0.5, "max_loss_ratio": 3.0, "max_loss_steps": 2,

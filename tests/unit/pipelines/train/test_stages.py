@@ -67,6 +67,46 @@ def test_an_unknown_data_set_names_the_nearest(stage, words):
         resolve_stages(TrainConfig(stages=[{}, stage]), SETS)
 
 
+CLP, ALONE = {"name": "clp"}, {"in_batch_negatives": False}
+
+
+@pytest.mark.parametrize("loss", [CLP, ALONE, None])
+@pytest.mark.parametrize(
+    ("settings", "own", "key"),
+    [
+        ({"num_negatives": 0}, None, r"train\.num_negatives"),
+        ({"stages": [{}, {"num_negatives": 0}]}, None, r"train\.stages\.1\.num_negatives"),
+        ({"stages": [{}, {"num_negatives": {"main": 0}}]}, None, r"train\.stages\.1\.num_negatives"),
+        ({}, 0, r"also\.pairs\.num_negatives"),
+    ],
+)
+def test_a_loss_of_own_negatives_needs_some_in_every_stage(settings, own, key, loss):
+    losses = {"loss": loss} if loss else {"cross_encoder": {}}
+    sets = {"main": SetSettings(), "pairs": SetSettings(own)}
+    with pytest.raises(UserError, match=rf"{key}: loss \w+ compares a query's own negatives(.|\n)*1 or more"):
+        resolve_stages(TrainConfig(**settings, **losses), sets)
+    resolve_stages(TrainConfig(**settings), sets)
+
+
+@pytest.mark.parametrize("said", ["train", "set", "stage"])
+def test_queries_need_negatives_of_their_own_or_those_of_others(said):
+    alone = {"num_negatives": 0, "in_batch_negatives": False}
+    config = TrainConfig(
+        num_negatives=0,
+        **{"train": {"in_batch_negatives": False}, "stage": {"stages": [alone]}, "set": {}}[said],
+    )
+    own = SetSettings(0, False) if said == "set" else SetSettings()
+    with pytest.raises(UserError, match="in_batch_negatives is false, and the queries of main have none"):
+        resolve_stages(config, {"main": own})
+
+
+def test_a_number_that_no_stage_takes_is_no_mistake():
+    stages = [{"num_negatives": 2}, {"data": ["pairs"]}]
+    config = TrainConfig(num_negatives=0, stages=stages, loss=CLP)
+    first, second = resolve_stages(config, {"main": SetSettings(), "pairs": SetSettings(3)})
+    assert (first.sets["main"].num_negatives, second.sets["pairs"].num_negatives) == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -81,7 +121,6 @@ def test_an_unknown_data_set_names_the_nearest(stage, words):
         ({"stages": [{"data": []}]}, "data"),
         ({"stages": [{"learning_rate": 0}]}, "learning_rate"),
         ({"stages": [{"num_negatives": -1}]}, "num_negatives"),
-        ({"stages": [{"num_negatives": 0}], "loss": {"name": "clp"}}, "set num_negatives to 1"),
     ],
 )
 def test_settings_that_do_nothing_or_make_no_sense_are_refused(settings, words):
