@@ -16,6 +16,7 @@ from pipelines.exchange.lookup import Lookup
 from pipelines.ingest.beir import beir_files, read_beir
 from pipelines.ingest.config import SPLITS, BeirConfig
 from pipelines.ingest.rows import BadRow, Collection, Document, Quarantine, Query
+from pipelines.ingest.seen import SeenIds
 from pipelines.ingest.validate import good_documents, good_judgments, good_queries
 
 NUM_EXAMPLES = 3
@@ -115,17 +116,17 @@ def survey_collection(collection: Collection, name: str, advance: Callable[[int]
     """Survey what ingest would read."""
     quarantine = Quarantine()
     quarantine.rows.extend(collection.bad)
-    good = good_documents(_told(collection.documents(), advance), quarantine)
-    documents, document_words = _counted((row.doc_id, f"{row.title or ''} {row.text}") for row in good)
-    asked = good_queries(_told(collection.queries(), advance), quarantine)
-    queries, query_words = _counted((row.query_id, row.text) for row in asked)
-    judgments = list(good_judgments(collection.judgments(), queries, documents, quarantine))
+    documents, queries = SeenIds(), SeenIds()
+    good = good_documents(_told(collection.documents(), advance), quarantine, documents)
+    document_words = _counted(f"{row.title or ''} {row.text}" for row in good)
+    asked = good_queries(_told(collection.queries(), advance), quarantine, queries)
+    query_words = _counted(row.text for row in asked)
+    judged = list(good_judgments(collection.judgments(), queries, documents, quarantine))
+    judgments = [row for row, _, _ in judged]
     splits: dict[str, tuple[int, int, int]] = {}
     for split in SPLITS:
-        mine = [row for row in judgments if row.split == split]
-        pairs = np.array([(queries[row.query_id], documents[row.doc_id]) for row in mine], np.int64).reshape(
-            -1, 2
-        )
+        mine = [(query, document) for row, query, document in judged if row.split == split]
+        pairs = np.array(mine, np.int64).reshape(-1, 2)
         splits[split] = _counts(pairs[:, 0], pairs[:, 1])
     shown = sorted(judgments, key=lambda row: SPLITS.index(row.split))[:NUM_EXAMPLES]
     texts = _texts(collection, {row.query_id for row in shown}, {row.doc_id for row in shown})
@@ -144,14 +145,9 @@ def _told(rows: Iterator[_Row | BadRow], advance: Callable[[int], None]) -> Iter
         yield row
 
 
-def _counted(texts: Iterable[tuple[str, str]]) -> tuple[dict[str, int], np.ndarray]:
-    """Return id -> position, and the words of every text, int64."""
-    number: dict[str, int] = {}
-    words: list[int] = []
-    for key, text in texts:
-        number[key] = len(number)
-        words.append(len(text.split()))
-    return number, np.array(words, np.int64)
+def _counted(texts: Iterable[str]) -> np.ndarray:
+    """Return the words of every text, int64."""
+    return np.fromiter((len(text.split()) for text in texts), np.int64)
 
 
 def _texts(collection: Collection, query_ids: set[str], doc_ids: set[str]) -> dict[tuple[str, str], str]:

@@ -1,5 +1,9 @@
-"""The first pass over a source: which rows are used, under which ordinals. It holds ids, not texts."""
+"""The first pass over a source: which rows are used, under which ordinals.
 
+It holds 40 bytes a document, three times that while it sorts them, and no text.
+"""
+
+from array import array
 from collections import Counter
 from dataclasses import dataclass
 
@@ -9,7 +13,8 @@ from numpy.typing import NDArray
 from cluster.errors import UserError
 from pipelines.ingest.config import SPLITS, JudgedConfig
 from pipelines.ingest.rows import Collection, Quarantine
-from pipelines.ingest.selection import Judgments, drawn_order, keep_documents, keep_queries
+from pipelines.ingest.seen import SeenIds
+from pipelines.ingest.selection import Judgments, draw, drawn_order, keep_documents, keep_queries
 from pipelines.ingest.validate import good_documents, good_judgments, good_queries
 
 
@@ -25,8 +30,8 @@ class Catalog:
         cut: What could be used but is left out, by reason.
     """
 
-    doc_rows: list[int]
-    query_rows: list[int]
+    doc_rows: NDArray[np.int64]
+    query_rows: NDArray[np.int64]
     judgments: Judgments
     quarantine: Quarantine
     cut: dict[str, int]
@@ -40,29 +45,33 @@ def read_catalog(collection: Collection, config: JudgedConfig) -> Catalog:
     """
     quarantine = Quarantine()
     quarantine.rows.extend(collection.bad)
-    documents: dict[str, int] = {}
-    doc_rows: list[int] = []
-    for document in good_documents(collection.documents(), quarantine):
-        documents[document.doc_id] = len(doc_rows)
+    documents, doc_rows, doc_draws, first_document = SeenIds(), array("q"), array("Q"), ""
+    for document in good_documents(collection.documents(), quarantine, documents):
+        first_document = first_document or document.doc_id
         doc_rows.append(document.row)
+        if config.limit is not None:
+            doc_draws.append(draw(document.doc_id, config.seed))
     _refuse_empty(documents, "documents", config, quarantine)
-    queries: dict[str, int] = {}
-    query_rows: list[tuple[str, int, str]] = []
-    for query in good_queries(collection.queries(), quarantine):
-        queries[query.query_id] = len(query_rows)
-        query_rows.append((query.source, query.row, query.query_id))
+    queries = SeenIds()
+    asked = [
+        (query.source, query.row, query.query_id)
+        for query in good_queries(collection.queries(), quarantine, queries)
+    ]
     _refuse_empty(queries, "queries", config, quarantine)
 
-    judged = _judgments(collection, queries, documents, config, quarantine)
+    examples = f"queries such as {asked[0][2]!r}, documents such as {first_document!r}"
+    judged = _judgments(collection, (queries, documents), examples, config, quarantine)
     answered = np.zeros(len(queries), bool)
     answered[judged.query[judged.relevance > 0]] = True
     usable = judged.take(answered[judged.query])
     for number in np.flatnonzero(~answered):
-        source, row, query_id = query_rows[number]
+        source, row, query_id = asked[number]
         quarantine.add(source, row, "no positive in any split", query_id)
 
-    query_order = drawn_order(list(queries), config.seed)
-    doc_order = drawn_order(list(documents), config.seed)
+    query_order = drawn_order((draw(query_id, config.seed) for _, _, query_id in asked), len(asked))
+    # Where all documents are kept, no order is asked for.
+    all_docs = np.arange(len(documents))
+    doc_order = drawn_order(doc_draws, len(documents)) if doc_draws else all_docs
     fewer = keep_queries(usable, query_order, config.max_queries)
     chosen, kept_docs = keep_documents(fewer, query_order, doc_order, config.limit)
     if not len(chosen.query):
@@ -83,8 +92,8 @@ def read_catalog(collection: Collection, config: JudgedConfig) -> Catalog:
         "left out: judgments of those": len(usable.query) - len(chosen.query),
     }
     return Catalog(
-        doc_rows=[row for row, keep in zip(doc_rows, kept_docs, strict=True) if keep],
-        query_rows=[row for (_, row, _), keep in zip(query_rows, kept_queries, strict=True) if keep],
+        doc_rows=np.frombuffer(doc_rows, np.int64)[kept_docs],
+        query_rows=np.array([row for _, row, _ in asked], np.int64)[kept_queries],
         judgments=_renumbered(chosen, kept_queries, kept_docs),
         quarantine=quarantine,
         cut={reason: count for reason, count in left_out.items() if count},
@@ -93,15 +102,15 @@ def read_catalog(collection: Collection, config: JudgedConfig) -> Catalog:
 
 def _judgments(
     collection: Collection,
-    queries: dict[str, int],
-    documents: dict[str, int],
+    known: tuple[SeenIds, SeenIds],
+    examples: str,
     config: JudgedConfig,
     quarantine: Quarantine,
 ) -> Judgments:
     before = len(quarantine.rows)
     rows = [
-        (queries[row.query_id], documents[row.doc_id], row.relevance, SPLITS.index(row.split))
-        for row in good_judgments(collection.judgments(), queries, documents, quarantine)
+        (query, document, row.relevance, SPLITS.index(row.split))
+        for row, query, document in good_judgments(collection.judgments(), *known, quarantine)
     ]
     if not rows:
         set_aside = quarantine.rows[before:]
@@ -110,8 +119,7 @@ def _judgments(
             "no usable judgment",
             where=f"data {config.name}",
             got=_reasons(quarantine, before) + excerpt,
-            expected=f"queries such as {next(iter(queries))!r}, documents such as {next(iter(documents))!r}, "
-            "a relevance above 0",
+            expected=f"{examples}, a relevance above 0",
             fix="check that the judgments belong to this corpus and these queries",
         )
     columns = tuple(zip(*rows, strict=True))
@@ -123,7 +131,7 @@ def _judgments(
     )
 
 
-def _refuse_empty(found: dict[str, int], what: str, config: JudgedConfig, quarantine: Quarantine) -> None:
+def _refuse_empty(found: SeenIds, what: str, config: JudgedConfig, quarantine: Quarantine) -> None:
     if not found:
         raise UserError(
             f"no usable {what}",

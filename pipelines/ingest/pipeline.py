@@ -1,7 +1,7 @@
 """Ingest runs in the driver process: reading is bound by one disk and needs no cluster."""
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -168,7 +168,7 @@ def _run(
     )
 
 
-def _kept(rows: Iterable[_Row | BadRow], kept_rows: Sequence[int]) -> Iterator[_Row]:
+def _kept(rows: Iterable[_Row | BadRow], kept_rows: Iterable[int]) -> Iterator[_Row]:
     """Yield the rows whose numbers are in ``kept_rows``, ascending as the source is."""
     wanted = iter(kept_rows)
     following = next(wanted, None)

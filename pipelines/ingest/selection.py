@@ -1,6 +1,6 @@
 """Which part of a data set is used: draws by hash, so that a smaller cut lies inside a larger one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -32,15 +32,15 @@ class Judgments:
         return Judgments(self.query[mask], self.doc[mask], self.relevance[mask], self.split[mask])
 
 
-def drawn_order(ids: Sequence[str], seed: int) -> NDArray[np.int64]:
-    """Return the positions of ``ids`` in the order of a seeded hash of each, whatever the others."""
+def draw(name: str, seed: int) -> int:
+    """Return a seeded hash of an id, 64 bits: its place in a random order, whatever the other ids."""
     key = seed.to_bytes(8, "little")
-    hashes = np.fromiter(
-        (int.from_bytes(blake2b(name.encode(), digest_size=8, key=key).digest(), "little") for name in ids),
-        np.uint64,
-        len(ids),
-    )
-    return np.argsort(hashes, kind="stable").astype(np.int64)
+    return int.from_bytes(blake2b(name.encode(), digest_size=8, key=key).digest(), "little")
+
+
+def drawn_order(draws: Iterable[int], count: int) -> NDArray[np.int64]:
+    """Return the positions of ``count`` draws, the smallest draw first."""
+    return np.argsort(np.fromiter(draws, np.uint64, count), kind="stable").astype(np.int64)
 
 
 def keep_queries(

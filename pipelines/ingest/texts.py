@@ -15,11 +15,18 @@ from cluster.errors import UserError
 from pipelines.ingest.config import TextsConfig
 from pipelines.ingest.readers import existing, read_records, require_columns, sha256_of
 from pipelines.ingest.rows import EXCERPT_CHARACTERS, BadRow, Document, Quarantine
-from pipelines.ingest.seen import NEW, REPEATED, SeenIds
-from pipelines.ingest.validate import RowError, bad_row, content, identifier, optional_content
+from pipelines.ingest.seen import NEW, SeenIds
+from pipelines.ingest.validate import (
+    BATCH_ROWS,
+    REPEATS,
+    RowError,
+    bad_row,
+    content,
+    identifier,
+    optional_content,
+)
 
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv")
-_BATCH_ROWS = 4096
 _READERS = 8
 BEYOND_LIMIT = "left out: documents beyond limit"
 
@@ -106,7 +113,7 @@ class TextStream:
                 self._set_aside(row)
                 continue
             batch.append(row)
-            if len(batch) == _BATCH_ROWS:
+            if len(batch) == BATCH_ROWS:
                 yield from self._judged(batch)
                 batch = []
         yield from self._judged(batch)
@@ -144,8 +151,7 @@ class TextStream:
         limit = self.config.limit
         for row, verdict in zip(batch, verdicts.tolist(), strict=True):
             if verdict != NEW:
-                reason = "repeated row" if verdict == REPEATED else "duplicate id, other text"
-                self._set_aside(BadRow(row.source, row.row, reason, f"{row.doc_id}\t{row.text}"))
+                self._set_aside(BadRow(row.source, row.row, REPEATS[verdict], f"{row.doc_id}\t{row.text}"))
             elif limit is not None and self.num_documents >= limit:
                 self.left_out[BEYOND_LIMIT] += 1
             else:

@@ -1,12 +1,14 @@
 """Judge single rows: what can be used is parsed, what cannot is set aside with a reason."""
 
-from collections.abc import Iterable, Iterator
-from hashlib import blake2b
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from math import isfinite
+from typing import TypeVar
 
 from pipelines.ingest.config import JUDGED_NEGATIVES, Task
 from pipelines.ingest.readers import NOT_UTF8, Record, is_utf8
 from pipelines.ingest.rows import BadRow, Document, Judgment, Quarantine, Query
+from pipelines.ingest.seen import CONFLICTING, NEW, REPEATED, SeenIds
 
 SPLIT_NAMES = {
     "train": "train",
@@ -16,6 +18,14 @@ SPLIT_NAMES = {
     "valid": "dev",
     "validation": "dev",
 }
+
+BATCH_ROWS = 4096
+"""Rows whose ids are looked for at once."""
+REPEATS = {REPEATED: "repeated row", CONFLICTING: "duplicate id, other text"}
+"""Verdict -> why a row is set aside."""
+
+Row = TypeVar("Row", Document, Query)
+Item = TypeVar("Item")
 
 
 class RowError(ValueError):
@@ -96,59 +106,69 @@ def bad_row(source: str, record: Record, error: RowError) -> BadRow:
     return BadRow(source, record.row, str(error), excerpt)
 
 
-def good_documents(rows: Iterable[Document | BadRow], quarantine: Quarantine) -> Iterator[Document]:
-    """Yield the documents to keep: the first of every id."""
-    seen: dict[str, bytes] = {}
-    for row in rows:
-        if isinstance(row, BadRow):
-            quarantine.rows.append(row)
-        elif _is_first(row.source, row.row, row.doc_id, f"{row.title or ''}\n{row.text}", seen, quarantine):
-            yield row
+def good_documents(
+    rows: Iterable[Document | BadRow], quarantine: Quarantine, seen: SeenIds
+) -> Iterator[Document]:
+    """Yield the documents to keep: the first of every id, which ``seen`` then holds."""
+    return _first_of_each(rows, quarantine, seen, lambda row: (row.doc_id, f"{row.title or ''}\n{row.text}"))
 
 
-def good_queries(rows: Iterable[Query | BadRow], quarantine: Quarantine) -> Iterator[Query]:
-    """Yield the queries to keep: the first of every id."""
-    seen: dict[str, bytes] = {}
-    for row in rows:
-        if isinstance(row, BadRow):
-            quarantine.rows.append(row)
-        elif _is_first(row.source, row.row, row.query_id, row.text, seen, quarantine):
-            yield row
+def good_queries(rows: Iterable[Query | BadRow], quarantine: Quarantine, seen: SeenIds) -> Iterator[Query]:
+    """Yield the queries to keep: the first of every id, which ``seen`` then holds."""
+    return _first_of_each(rows, quarantine, seen, lambda row: (row.query_id, row.text))
 
 
-def _is_first(
-    source: str, row: int, key: str, text: str, seen: dict[str, bytes], quarantine: Quarantine
-) -> bool:
-    digest = blake2b(text.encode(), digest_size=8).digest()
-    first = seen.setdefault(key, digest)
-    if first is digest:
-        return True
-    quarantine.add(
-        source, row, "repeated row" if first == digest else "duplicate id, other text", f"{key}\t{text}"
-    )
-    return False
+def _first_of_each(
+    rows: Iterable[Row | BadRow],
+    quarantine: Quarantine,
+    seen: SeenIds,
+    identified: Callable[[Row], tuple[str, str]],
+) -> Iterator[Row]:
+    for batch in _batches(rows):
+        named = [("", "") if isinstance(row, BadRow) else identified(row) for row in batch]
+        usable = [each for row, each in zip(batch, named, strict=True) if not isinstance(row, BadRow)]
+        verdicts = iter(seen.judge([key for key, _ in usable], [text for _, text in usable]).tolist())
+        for row, (key, text) in zip(batch, named, strict=True):
+            if isinstance(row, BadRow):
+                quarantine.rows.append(row)
+                continue
+            verdict = next(verdicts)
+            if verdict == NEW:
+                yield row
+            else:
+                quarantine.add(row.source, row.row, REPEATS[verdict], f"{key}\t{text}")
 
 
 def good_judgments(
-    rows: Iterable[Judgment | BadRow],
-    queries: dict[str, int],
-    documents: dict[str, int],
-    quarantine: Quarantine,
-) -> Iterator[Judgment]:
-    """Yield the judgments whose query and document exist: the first of every (query, document, split)."""
+    rows: Iterable[Judgment | BadRow], queries: SeenIds, documents: SeenIds, quarantine: Quarantine
+) -> Iterator[tuple[Judgment, int, int]]:
+    """Yield the first judgment of every pair and split whose query and document exist, with the places of both."""
     seen: set[tuple[int, int, str]] = set()
-    for row in rows:
-        if isinstance(row, BadRow):
-            quarantine.rows.append(row)
-            continue
-        excerpt = f"{row.query_id}\t{row.doc_id}\t{row.relevance:g}"
-        query, document = queries.get(row.query_id), documents.get(row.doc_id)
-        if query is None:
-            quarantine.add(row.source, row.row, "unknown query", excerpt)
-        elif document is None:
-            quarantine.add(row.source, row.row, "unknown document", excerpt)
-        elif (query, document, row.split) in seen:
-            quarantine.add(row.source, row.row, "repeated judgment", excerpt)
-        else:
-            seen.add((query, document, row.split))
-            yield row
+    for batch in _batches(rows):
+        usable = [row for row in batch if not isinstance(row, BadRow)]
+        found = zip(
+            queries.find([row.query_id for row in usable]).tolist(),
+            documents.find([row.doc_id for row in usable]).tolist(),
+            strict=True,
+        )
+        for row in batch:
+            if isinstance(row, BadRow):
+                quarantine.rows.append(row)
+                continue
+            query, document = next(found)
+            excerpt = f"{row.query_id}\t{row.doc_id}\t{row.relevance:g}"
+            if query < 0:
+                quarantine.add(row.source, row.row, "unknown query", excerpt)
+            elif document < 0:
+                quarantine.add(row.source, row.row, "unknown document", excerpt)
+            elif (query, document, row.split) in seen:
+                quarantine.add(row.source, row.row, "repeated judgment", excerpt)
+            else:
+                seen.add((query, document, row.split))
+                yield row, query, document
+
+
+def _batches(rows: Iterable[Item]) -> Iterator[list[Item]]:
+    waiting = iter(rows)
+    while batch := list(islice(waiting, BATCH_ROWS)):
+        yield batch

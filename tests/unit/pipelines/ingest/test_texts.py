@@ -193,4 +193,8 @@ def test_verdicts_equal_a_dict(monkeypatch):
             expected.append(NEW if name not in first else REPEATED if first[name] == text else CONFLICTING)
             first.setdefault(name, text)
         assert seen.judge(ids, texts).tolist() == expected
+        assert len(seen) == len(first)
     assert len(first) > 600
+    places = {name: place for place, name in enumerate(first)}
+    asked = [f"id{n}" for n in generator.integers(0, 900, 300)]
+    assert seen.find(asked).tolist() == [places.get(name, -1) for name in asked]
