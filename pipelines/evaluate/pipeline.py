@@ -13,9 +13,10 @@ from pipelines import schemas
 from pipelines.evaluate.bootstrap import Interval, mean_interval, paired_difference
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.metrics import PerQuery, Ranking, Relevance, per_query_metrics
+from pipelines.own_documents import own_documents
 from pipelines.steps import Step, Work
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 METRICS = ("ndcg@10", "mrr@10", "recall@10", "recall@100")
 Differences = Sequence[tuple[str, str]]
 """Pairs of rankings that are compared query by query: the first less the second."""
@@ -73,13 +74,14 @@ def _run(
 ) -> Artifact:
     data = work.inputs["data"]
     relevance = read_relevance(data, config.split)
+    ignore = own_documents(data, relevance.query)
     work.progress.total(len(names), "rankings")
     scored: dict[str, PerQuery] = {}
     for name in names:
         ranking = read_ranking(work.inputs[name])
         if name in over:
             ranking = continued(ranking, read_ranking(work.inputs[over[name]]))
-        scored[name] = per_query_metrics(ranking, relevance, METRICS)
+        scored[name] = per_query_metrics(ranking, relevance, METRICS, ignore)
         work.progress.advance()
     dataset = data.read_shard("documents", 0, columns=["dataset"]).column("dataset")[0].as_py()
     resampling = {"num_resamples": config.bootstrap_samples, "seed": config.seed}

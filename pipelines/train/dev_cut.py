@@ -10,6 +10,7 @@ from cluster.artifacts import Artifact
 from cluster.errors import UserError
 from pipelines.metrics import Relevance
 from pipelines.model import LocatedModel
+from pipelines.own_documents import own_documents, without
 from pipelines.train.config import DevConfig
 from pipelines.train.tokens import TokenStore, tokenize_unique
 
@@ -25,11 +26,13 @@ class DevCut:
         queries: Distinct texts.
         documents: Distinct texts.
         relevance: Of documents to queries, by the ordinals of the two stores.
+        ignore: int64 [P, 2], pairs of a query and the document that it is itself.
     """
 
     queries: TokenStore
     documents: TokenStore
     relevance: Relevance
+    ignore: NDArray[np.int64]
 
 
 def make_cut(data: Artifact, model: LocatedModel, config: DevConfig, seed: int) -> DevCut:
@@ -57,7 +60,14 @@ def make_cut(data: Artifact, model: LocatedModel, config: DevConfig, seed: int) 
         document_of[np.searchsorted(documents, judged.doc)],
         judged.relevance,
     )
-    return DevCut(query_tokens, document_tokens, relevance)
+    own = own_documents(data, queries)
+    query, doc = own[np.isin(own[:, 1], documents)].T
+    pairs = np.stack(
+        [query_of[np.searchsorted(queries, query)], document_of[np.searchsorted(documents, doc)]], axis=1
+    )
+    # A relevant document may have the same text.
+    ignore = without(pairs, relevance.query, relevance.doc)
+    return DevCut(query_tokens, document_tokens, relevance, ignore)
 
 
 def _judged(data: Artifact, config: DevConfig, seed: int) -> Relevance:

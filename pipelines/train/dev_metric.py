@@ -77,9 +77,8 @@ class DevMetric:
             np.tile(np.array(list(documents)), len(queries)),
             chosen_QN.ravel(),
         )
-        return float(
-            per_query_metrics(ranking, self._cut.relevance, [self._metric]).values[self._metric].mean()
-        )
+        found = per_query_metrics(ranking, self._cut.relevance, [self._metric], self._cut.ignore)
+        return float(found.values[self._metric].mean())
 
 
 def is_due(steps: int, num_steps: int, every_steps: int) -> bool:

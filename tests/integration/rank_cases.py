@@ -335,7 +335,8 @@ def small_cut(plan):
     _, queries, documents = plan
     generator = np.random.default_rng(5)
     query = np.repeat(queries.ordinals, 3)
-    return DevCut(queries, documents, Relevance(query, generator.choice(documents.ordinals, 60), np.ones(60)))
+    relevance = Relevance(query, generator.choice(documents.ordinals, 60), np.ones(60))
+    return DevCut(queries, documents, relevance, np.zeros((0, 2), np.int64))
 
 
 def measured(plan):

@@ -71,3 +71,15 @@ def test_of_a_large_corpus_only_some_shards_are_read(made, monkeypatch):
 def test_a_split_without_labels_is_refused(made):
     with pytest.raises(UserError, match=r"train\.dev\.split(.|\n)*dev(.|\n)*train"):
         make_cut(*made, DevConfig(), 0)
+
+
+def test_the_documents_that_queries_are_themselves_are_known_where_they_are_in_the_cut(made, monkeypatch):
+    def own(_data, queries):
+        return np.stack([np.repeat(queries, 2), np.stack([queries, queries + 1], axis=1).ravel()], axis=1)
+
+    monkeypatch.setattr(dev_cut, "own_documents", own)
+    found = cut(made, queries=20, documents=50)
+    here = set(found.documents.ordinals.tolist())
+    # That of its own ordinal is relevant here.
+    expected = {(query, query + 1) for query in found.queries.ordinals.tolist() if query + 1 in here}
+    assert expected and set(map(tuple, found.ignore.tolist())) == expected
