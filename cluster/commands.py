@@ -16,6 +16,7 @@ def doctor(definition: DefinitionOption = "local", storage: StorageOption = None
     Example: stope doctor
     """
     from rich.console import Console
+    from rich.markup import escape
 
     from cluster.definition import load_definition
     from cluster.doctor import run_checks
@@ -24,9 +25,9 @@ def doctor(definition: DefinitionOption = "local", storage: StorageOption = None
     checks = run_checks(storage or load_definition(definition).storage)
     for check in checks:
         mark = "[green]ok  [/]" if check.ok else "[red]FAIL[/]"
-        console.print(f"{mark} {check.name:<22} {check.detail}", highlight=False)
+        console.print(f"{mark} {check.name:<22} {escape(check.detail)}", highlight=False)
         if not check.ok:
-            console.print(f"     fix: {check.fix}", highlight=False)
+            console.print(f"     fix: {escape(check.fix)}", highlight=False)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
 

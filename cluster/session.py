@@ -46,6 +46,7 @@ class Session:
         self._environment: dict[str, str | None] = {}
 
     def __enter__(self) -> Self:
+        self._end_on_signals()
         return self
 
     def __exit__(
@@ -61,23 +62,28 @@ class Session:
         """
         if self.started:
             return
+        self._end_on_signals()
         self._set_environment(SESSION | {"RAY_AUTH_MODE": self.definition.security.auth})
         if self.definition.is_local:
             self._start_local()
         else:
             self._join()
+        # Ray takes SIGTERM for itself.
+        self._end_on_signals()
         self.started = True
         atexit.register(self.stop)
 
     def stop(self) -> None:
         """End the session and all its processes; without a start it does nothing."""
         atexit.unregister(self.stop)
+        ended = not self.started
         try:
             if self.started:
                 import ray
 
                 self.started = False
                 ray.shutdown()
+                ended = True
         finally:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
@@ -86,7 +92,8 @@ class Session:
                 shutil.rmtree(self.directory, ignore_errors=True)
                 self.directory = None
             if self._watchdog is not None:
-                self._watchdog.communicate(b"\n")
+                # Without the byte it ends what is left, as after a kill.
+                self._watchdog.communicate(b"\n" if ended else None)
                 self._watchdog = None
             for key, value in self._environment.items():
                 os.environ.pop(key, None)
@@ -187,7 +194,6 @@ class Session:
             ray.shutdown()
             self.stop()
             raise
-        self._end_on_signals()
 
     def _join(self) -> None:
         import ray
@@ -220,7 +226,7 @@ class Session:
         for number in (signal.SIGTERM, signal.SIGHUP):
             before = signal.getsignal(number)
             if before is not signal.SIG_IGN:
-                self._handlers[number] = signal.SIG_DFL if number == signal.SIGTERM else before
+                self._handlers.setdefault(number, before)
                 signal.signal(number, _leave)
 
     def prepare_data(self) -> None:

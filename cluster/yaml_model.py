@@ -75,12 +75,19 @@ def _parse(name: str, text: str) -> tuple[dict[str, Any], dict[_Path, int]]:
     return document, lines
 
 
-def _collect_lines(node: yaml.Node, path: _Path, lines: dict[_Path, int], name: str) -> None:
+def _collect_lines(
+    node: yaml.Node, path: _Path, lines: dict[_Path, int], name: str, above: tuple[yaml.Node, ...] = ()
+) -> None:
     """Note the line of every key and item; refuse a key given twice, of which YAML would keep the last."""
+    if any(node is each for each in above):
+        raise UserError("an alias stands within what it names", where=f"{name}: {_dotted(path)}")
+    above = (*above, node)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            inner = (*path, key.value)
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise UserError("a key is a word", where=f"{name}:{line}", got="a list or a mapping")
+            inner = (*path, key.value)
             if inner in lines:
                 raise UserError(
                     "the key is given twice",
@@ -89,11 +96,11 @@ def _collect_lines(node: yaml.Node, path: _Path, lines: dict[_Path, int], name: 
                     fix="keep one of the two",
                 )
             lines[inner] = line
-            _collect_lines(value, inner, lines, name)
+            _collect_lines(value, inner, lines, name, above)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             lines[(*path, index)] = item.start_mark.line + 1
-            _collect_lines(item, (*path, index), lines, name)
+            _collect_lines(item, (*path, index), lines, name, above)
 
 
 def _override(document: dict[str, Any], override: str) -> _Path:

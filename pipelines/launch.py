@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 
 from cluster.artifacts import ArtifactStore
 from cluster.definition import ClusterDefinition, load_definition
@@ -105,7 +106,9 @@ def launch_sweep(
             done = execute(steps, wanted, store, session, Progress(console), run)
             audit = made(done["audit"])
             show_audit(console, Audit.read(audit))
-            console.print(f"[bold]Page[/]  {audit.file('report.html')}", highlight=False, soft_wrap=True)
+            console.print(
+                f"[bold]Page[/]  {escape(str(audit.file('report.html')))}", highlight=False, soft_wrap=True
+            )
             if seeds:
                 show.trained_methods(
                     console, {method: [made(done[key]) for key in keys] for method, keys in metrics.items()}
@@ -121,7 +124,8 @@ def _recorded(
         store.storage, recipe.model_dump(mode="json"), definition.model_dump(mode="json"), recipe.name
     )
     console.print(
-        f"[bold]{recipe.name}[/]  run {run.id}  storage {store.storage.locate('')}", highlight=False
+        f"[bold]{escape(recipe.name)}[/]  run {run.id}  storage {escape(store.storage.locate(''))}",
+        highlight=False,
     )
     try:
         yield run

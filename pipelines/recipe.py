@@ -1,5 +1,6 @@
 """A run as one frozen object: what a YAML file under recipes/ says, checked before anything starts."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -242,8 +243,13 @@ def _absolute(setting: str) -> str:
     key, _, value = setting.partition("=")
     own = re.sub(r"^also\.\w+\.", "", key)
     is_path = own.startswith(("data.path.", "audit.known.")) or own == "data.path"
-    is_path = is_path and own != "audit.known.min_level" and not value.startswith("{")
-    return f"{key}={Path(value).expanduser().absolute()}" if is_path else setting
+    is_path = is_path and own != "audit.known.min_level" and not value.startswith("{") and value != "null"
+    if not is_path:
+        return setting
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    path = Path(value[1:-1] if quoted else value).expanduser().absolute()
+    # What is read as YAML later may hold a colon or a hash.
+    return f"{key}={json.dumps(str(path), ensure_ascii=False)}"
 
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:

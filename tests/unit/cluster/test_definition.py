@@ -62,6 +62,13 @@ def test_memory_is_read_with_its_unit(text, num_bytes):
             r":3: provider.host: unknown key\n.*\n  expected: kind",
         ),
         (LOCAL, "name: local\n", "name: local\n]", r":3: not valid YAML"),
+        (LOCAL, "name: local\n", "name: local\n? [a, b]\n: 1\n", r":3: a key is a word"),
+        (
+            LOCAL,
+            "name: local\n",
+            "name: local\na: &a [1, *a]\n",
+            r": a.1: an alias stands within what it names",
+        ),
         (H100, "pool: [1, 64]", "pool: [9, 8]", r"roles.tokenize.pool: \[9, 8\] is not \[fewest, most\]"),
         (H100, "gpus: 2,", "gpus: 9,", r"roles.generate.gpus: .*|roles.generate.gpus is 9.0, more than .* 8"),
         (H100, "min: 0\n", "min: 3\n", r"workers.gpu: min 3 is above max 2"),

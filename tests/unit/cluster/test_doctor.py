@@ -1,8 +1,10 @@
 """The doctor finds what is wrong and says what to do."""
 
 import pytest
+from typer.testing import CliRunner
 
 from cluster import doctor
+from stope import app
 
 
 def test_a_good_installation_passes():
@@ -26,3 +28,10 @@ def test_memory_and_disk(monkeypatch, tmp_path, free, ok):
 def test_every_check_is_named_once(tmp_path):
     names = [check.name for check in doctor.run_checks(str(tmp_path))]
     assert len(set(names)) == len(names) == len(doctor.CHECKS) + 1
+
+
+def test_what_is_to_be_typed_comes_out_whole(monkeypatch):
+    check = doctor.Check("faiss", False, "no [faiss]", "pip install -e '.[cpu]'")
+    monkeypatch.setattr(doctor, "run_checks", lambda _storage: [check])
+    told = CliRunner().invoke(app, ["doctor", "--storage", "here"])
+    assert told.exit_code == 1 and "no [faiss]" in told.output and "pip install -e '.[cpu]'" in told.output

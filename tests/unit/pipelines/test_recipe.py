@@ -40,6 +40,10 @@ def test_paths_count_from_the_recipe_and_settings_from_here(write, tmp_path, mon
     monkeypatch.chdir(elsewhere)
     assert load_recipe(path, ["data.path=other.csv"]).data.path == str(elsewhere / "other.csv")
     assert load_recipe(path, ["data.path=/data/x.csv"]).data.path == "/data/x.csv"
+    for odd in ("/data/run #3/x: y.csv", "/data/한국어/😀 'a'.csv"):
+        assert load_recipe(path, [f"data.path={odd}"]).data.path == odd
+        assert load_recipe(path, [f'data.path="{odd}"']).data.path == odd
+    assert load_recipe(path, ["audit.known.pairs=null"]).audit.known.pairs is None
 
 
 def test_the_three_beir_files_count_from_the_recipe_too(write, tmp_path):
