@@ -41,7 +41,7 @@ demo: $(VENV)/.demo   ## install, then mine, train, evaluate and release a model
 
 test: check                    ## everything that CI runs: check, end-to-end, integration and unit tests
 	@# Two at a time: half of a training's seconds one of its processes waits. What takes longest goes first.
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/e2e tests/integration tests/unit
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/e2e tests/integration tests/unit
 
 check: $(VENV)/.test   ## ruff, mypy, import-linter, typos, conventions
 	$(BIN)/ruff check .

@@ -72,7 +72,7 @@ def ingest_step(config: DataConfig) -> Step:
         identity=identity,
         libraries=libraries,
         inputs={},
-        run=partial(_run, config, read, files),
+        run=partial(_of_planned, partial(_run, config, read, files)),
     )
 
 
@@ -86,8 +86,27 @@ def _texts_step(config: TextsConfig) -> Step:
         identity={"config": config.model_dump(mode="json", exclude={"path"}), "sources": {"texts": digest}},
         libraries=(),
         inputs={},
-        run=partial(_run_texts, config, files, digest),
+        run=partial(_of_planned, partial(_run_texts, config, files, digest)),
     )
+
+
+class _SourceChangedError(Exception):
+    """A source is no longer what the step was planned with."""
+
+
+def _of_planned(read: Callable[[Work], Artifact], work: Work) -> Artifact:
+    """Leave nothing of a source that changed: its shards would be taken for those of what was planned.
+
+    Raises:
+        UserError: It did.
+    """
+    try:
+        return read(work)
+    except _SourceChangedError as error:
+        work.writer.storage.delete(work.writer.key)
+        raise UserError(
+            "a source file changed while it was read", fix="run the same command again"
+        ) from error
 
 
 def _run_texts(config: TextsConfig, files: dict[str, Path], digest: str, work: Work) -> Artifact:
@@ -119,7 +138,7 @@ def _run_texts(config: TextsConfig, files: dict[str, Path], digest: str, work: W
     work.writer.write_shard("qrels", 0, QRELS.empty_table())
     work.writer.write_shard("quarantine", num_quarantine, stream.take_quarantined())
     if digest_of(files) != digest:
-        raise _changed()
+        raise _SourceChangedError
     summary = {
         "documents": stream.num_documents,
         "queries": 0,
@@ -160,7 +179,7 @@ def _run(
     work.writer.write_shard("qrels", 0, _qrels_table(catalog.judgments))
     work.writer.write_shard("quarantine", 0, catalog.quarantine.table())
     if files and _digests(files) != work.step.identity["sources"]:
-        raise _changed()
+        raise _SourceChangedError
     return work.commit(
         {"documents": num_documents, "queries": num_queries, "qrels": 1, "quarantine": 1},
         summary=_summary(catalog) | collection.facts,
@@ -177,11 +196,7 @@ def _kept(rows: Iterable[_Row | BadRow], kept_rows: Iterable[int]) -> Iterator[_
             yield row
             following = next(wanted, None)
     if following is not None:
-        raise _changed()
-
-
-def _changed() -> UserError:
-    return UserError("a source file changed while it was read", fix="run the same command again")
+        raise _SourceChangedError
 
 
 def estimated_tokens(text: str) -> int:

@@ -25,8 +25,8 @@ def num_lists(embeddings: Artifact, config: IvfConfig) -> int:
     from models.search.ivf import default_num_lists
 
     total = embeddings.num_rows("documents")
-    lists = config.num_lists or default_num_lists(total)
     sample = min(total, config.training_sample)
+    lists = config.num_lists or min(default_num_lists(total), sample)
     if lists > sample:
         raise UserError(
             "an index has more lists than embeddings to train them on",

@@ -11,10 +11,10 @@ from pipelines.steps import Work
 
 @pytest.fixture
 def ingest(tmp_path):
-    """Run the step of a config and return its artifact."""
+    """Run the step of a config, or one that was planned before, and return its artifact."""
 
-    def run(config):
-        step = ingest_step(config)
+    def run(config, step=None):
+        step = step or ingest_step(config)
         store = ArtifactStore(str(tmp_path / "workspace"))
         writer = store.open(step.stage, step.label, step.fingerprint)
         return step.run(Work(step, {}, writer, None, Progress(Console(quiet=True))))

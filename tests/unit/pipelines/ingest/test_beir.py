@@ -245,3 +245,14 @@ def test_nothing_usable_is_refused(beir, ingest):
         ingest(config(beir([document(0)], [query(0)], test=[("x", "d0", 1)])))
     with pytest.raises(UserError, match=r"no usable judgment\n  got: an empty file"):
         ingest(config(beir([document(0)], [query(0)], test=[])))
+
+
+def test_nothing_is_left_of_a_file_that_changed_after_it_was_planned(beir, ingest):
+    rows = [document(1), document(2)], [query(5)]
+    folder = beir(*rows, test=[("q5", "d1", 1)])
+    step = ingest_step(config(folder))
+    beir([document(1, "other"), document(2)], [query(5)], test=[("q5", "d1", 1)])
+    with pytest.raises(UserError, match="changed while it was read"):
+        ingest(None, step)
+    beir(*rows, test=[("q5", "d1", 1)])
+    assert ingest(None, step).read("documents")["text"].to_pylist() == ["text of 1", "text of 2"]

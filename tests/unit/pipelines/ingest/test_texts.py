@@ -181,6 +181,17 @@ def test_a_run_cut_short_gives_the_same_shards(tmp_path, ingest, monkeypatch):
     assert artifact.manifest.fingerprint == calm.fingerprint
 
 
+def test_nothing_is_left_of_files_that_changed_after_they_were_planned(tmp_path, ingest):
+    folder = write_shards(tmp_path / "shards", 2, 3)
+    right = (folder / "part-1.parquet").read_bytes()
+    step = ingest_step(config(folder, shard_tokens=1))
+    (folder / "part-1.parquet").write_bytes((folder / "part-0.parquet").read_bytes())
+    with pytest.raises(UserError, match="changed while it was read"):
+        ingest(None, step)
+    (folder / "part-1.parquet").write_bytes(right)
+    assert ingest(None, step).read("documents")["doc_id"].to_pylist() == [f"d{n}" for n in range(6)]
+
+
 def test_verdicts_equal_a_dict(monkeypatch):
     generator = np.random.default_rng(0)
     seen, first = SeenIds(), {}

@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.search.config import FusedTeacher, IvfConfig, SearchConfig
+from pipelines.search.lists import num_lists
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,15 @@ def test_the_depth_of_the_second_search_turns_it_off():
     assert not SearchConfig(retrieval_depth=1000).searches_deeper
     assert SearchConfig(index="ivf", ivf=IvfConfig(num_lists=8)).exact_backend == "torch"
     assert SearchConfig(backend="faiss").exact_backend == "faiss"
+
+
+@pytest.mark.parametrize(("embeddings", "expected"), [(1_000_000, 4000), (2_000_000_000, 131_072)])
+def test_default_lists_are_never_more_than_are_trained_on(embeddings, expected):
+    class Many:
+        def num_rows(self, _table):
+            return embeddings
+
+    assert num_lists(Many(), IvfConfig()) == expected
 
 
 def test_a_fused_teacher_names_each_of_its_teachers_once():
