@@ -11,10 +11,12 @@ from cluster.definition import load_definition
 from cluster.session import Session
 
 DRIVER = """
-import sys, tempfile, time
+import signal, sys, tempfile, time
 from cluster.definition import load_definition
 from cluster.session import Session
 
+# Under nohup it would be ignored, and stay so.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with Session(load_definition("local")), tempfile.TemporaryDirectory(dir=sys.argv[1]):
     print("ready", flush=True)
     time.sleep(60)
@@ -37,14 +39,23 @@ def test_a_signal_before_the_cluster_is_needed_leaves_nothing(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_handlers_come_back():
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+@pytest.fixture
+def handlers():
+    """Handlers of this test's own: another session of this process may have set some."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    yield numbers
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_handlers_come_back(handlers):
     with Session(load_definition("local")):
-        assert all(signal.getsignal(number) != handler for number, handler in before.items())
-    assert {number: signal.getsignal(number) for number in before} == before
+        assert all(callable(signal.getsignal(number)) for number in handlers)
+    assert [signal.getsignal(number) for number in handlers] == [signal.SIG_DFL, signal.SIG_DFL]
 
 
-def test_the_watchdog_ends_what_an_interrupted_stop_leaves(monkeypatch):
+def test_the_watchdog_ends_what_an_interrupted_stop_leaves(monkeypatch, handlers):
     told = []
 
     class Watchdog:
