@@ -3,16 +3,13 @@
 import pytest
 import yaml
 
-from cluster.artifacts import ArtifactStore
 from models.prompts import Prompts
 from pipelines.model import LocatedModel
 from pipelines.train.card import model_card, public_name
 from pipelines.train.config import TrainConfig
-from pipelines.train.planning import write_plan
-from pipelines.train.sources import OpenSource, input_name
-from pipelines.train.task import TrainTask
+from tests.planned_training import planned_task
 from tests.tiny_sets import SIZE, set_step
-from tests.tiny_training import Silent, compute, data_step, groups_step, make_model
+from tests.tiny_training import data_step, groups_step, make_model
 
 PROMPTS = Prompts("find: ", "")
 
@@ -26,27 +23,8 @@ def card_of(folder, sets, config, prompts=PROMPTS):
     """Return the card of a training on some data sets: name -> the steps ingest and select."""
     if not (folder / "tiny-bert").is_dir():
         make_model(folder / "tiny-bert")
-    store = ArtifactStore(str(folder / "store"))
-    made = {name: [compute(step, store, None, Silent()) for step in steps] for name, steps in sets.items()}
     model = LocatedModel(str(folder / "tiny-bert"), "mean", prompts, 16, 48, "float32", "cpu")
-    writer = store.open("plan", "-".join(sets), f"{len(prompts.suffix):020x}")
-    sources = [OpenSource(name, *artifacts) for name, artifacts in made.items()]
-    summary, counters = write_plan(writer, sources, model, config)
-    inputs = {
-        input_name(name, kind): artifact.key
-        for name, artifacts in made.items()
-        for kind, artifact in zip(("data", "groups"), artifacts, strict=True)
-    }
-    plan = writer.commit(
-        stage_version=1,
-        num_shards={"order": 1},
-        identity={},
-        summary=summary,
-        counters=counters,
-        inputs=inputs,
-    )
-    trained = store.open("train", "tiny-tuned", "1" * 20)
-    return model_card(TrainTask(plan, made["main"][0], trained, model, config, 1, None), 32)
+    return model_card(planned_task(folder / "store", sets, model, config), 32)
 
 
 @pytest.fixture(scope="module")

@@ -1,26 +1,19 @@
 """What a trained model is proven with: texts at their own limits, and of whichever data sets were trained on."""
 
-import itertools
 import json
 
 import pytest
 
-from cluster.artifacts import ArtifactStore
 from models.checkpoint import describe_model
 from models.prompts import Prompts
 from models.reranking.directory import verify_cross_encoder, write_untrained
 from pipelines.model import LocatedModel
 from pipelines.train.config import TrainConfig
-from pipelines.train.planning import write_plan
 from pipelines.train.saving import checked_pairs, save_embedding_model
-from pipelines.train.sources import OpenSource, input_name
-from pipelines.train.task import TrainTask
+from tests.planned_training import planned_task
 from tests.tiny_rerankers import make_cross_encoder
 from tests.tiny_sets import SIZE, set_step, text
-from tests.tiny_training import WORDS, Silent, compute, make_model
-
-NUMBERS = itertools.count()
-"""Plans are made anew for every test."""
+from tests.tiny_training import WORDS, make_model
 
 
 @pytest.fixture(scope="module")
@@ -32,28 +25,9 @@ def folder(tmp_path_factory):
 
 def task_of(folder, sets, stages=(), prompts=Prompts(), limits=(16, 48)):  # noqa: B008 (frozen)
     """Return a training on some data sets: name -> the steps ingest and select."""
-    store = ArtifactStore(str(folder / "store"))
-    made = {name: [compute(step, store, None, Silent()) for step in steps] for name, steps in sets.items()}
     model = LocatedModel(str(folder / "model"), "mean", prompts, *limits, "float32", "cpu")
     config = TrainConfig(num_negatives=2, batch_size=8, stages=stages)
-    writer = store.open("plan", "tiny", f"{next(NUMBERS):020x}")
-    sources = [OpenSource(name, *artifacts) for name, artifacts in made.items()]
-    summary, counters = write_plan(writer, sources, model, config)
-    inputs = {
-        input_name(name, kind): artifact.key
-        for name, artifacts in made.items()
-        for kind, artifact in zip(("data", "groups"), artifacts, strict=True)
-    }
-    plan = writer.commit(
-        stage_version=1,
-        num_shards={"order": 1},
-        identity={},
-        summary=summary,
-        counters=counters,
-        inputs=inputs,
-    )
-    trained = store.open("train", "tiny-tuned", "1" * 20)
-    return TrainTask(plan, made["main"][0], trained, model, config, 1, None)
+    return planned_task(folder / "store", sets, model, config)
 
 
 @pytest.mark.parametrize(
