@@ -96,6 +96,12 @@ class ArtifactWriter:
         self.storage.write(f"{self.key}/{stem}.json", receipt.model_dump_json().encode())
         return shard
 
+    def discard_shards(self) -> None:
+        """Remove the shards of this attempt, receipts first; what other attempts made stays."""
+        for key in self.storage.list(self.key):
+            if f".{self.attempt}-" in key.rpartition("/")[2]:
+                self.storage.delete(key)
+
     def _receipts(self, table: str) -> dict[int, ShardReceipt]:
         pattern = re.compile(re.escape(table) + r"-\d{5,}\.[0-9a-f]+-[0-9a-f]{8}\.json")
         names = {key.removeprefix(f"{self.key}/") for key in self.storage.list(self.key)}

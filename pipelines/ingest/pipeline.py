@@ -103,7 +103,7 @@ def _of_planned(read: Callable[[Work], Artifact], work: Work) -> Artifact:
     try:
         return read(work)
     except _SourceChangedError as error:
-        work.writer.storage.delete(work.writer.key)
+        work.writer.discard_shards()
         raise UserError(
             "a source file changed while it was read", fix="run the same command again"
         ) from error

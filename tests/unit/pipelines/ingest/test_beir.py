@@ -255,4 +255,10 @@ def test_nothing_is_left_of_a_file_that_changed_after_it_was_planned(beir, inges
     with pytest.raises(UserError, match="changed while it was read"):
         ingest(None, step)
     beir(*rows, test=[("q5", "d1", 1)])
-    assert ingest(None, step).read("documents")["text"].to_pylist() == ["text of 1", "text of 2"]
+    right = ingest(None, step)
+    assert right.read("documents")["text"].to_pylist() == ["text of 1", "text of 2"]
+    # What another run committed meanwhile stays.
+    beir([document(1, "other"), document(2)], [query(5)], test=[("q5", "d1", 1)])
+    with pytest.raises(UserError, match="changed while it was read"):
+        ingest(None, step)
+    assert right.read("documents")["text"].to_pylist() == ["text of 1", "text of 2"]
