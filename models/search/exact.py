@@ -143,7 +143,7 @@ class Documents:
     def survivors(self, k: int) -> int:
         """Return how many rows of a fast search to score again, so that k documents will mostly be among them."""
         chunks = min(self.max_chunks, 2 * -(-len(self) // self._num_documents))
-        return min(len(self), (k + max(16, k // 8)) * chunks)
+        return min(len(self), (k + max(min(16, 4 * k), k // 8)) * chunks)
 
     @cached_property
     def _num_documents(self) -> int:

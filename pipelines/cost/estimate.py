@@ -264,7 +264,8 @@ def search_warnings(step: PlannedStep, work: SearchWork, cost: StepCost, load: L
             if seat.rates.kind == "cuda"
             else f"{PROCESSOR_SEARCH_S / 3600:.0f} h of this machine"
         )
-        other = inverted.device_seconds / 3600
+        # Beside the devices, the lists are trained by processors; results are merged either way.
+        other = (inverted.device_seconds + inverted.core_seconds - load.core_seconds) / 3600
         advice = (
             f"set {step.setting}: ivf (about {other:,.1f})"
             if other < cost.device_hours and step.setting

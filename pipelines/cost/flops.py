@@ -1,5 +1,7 @@
 """FLOPs of the matrix products; a multiplication and an addition are two."""
 
+from dataclasses import dataclass
+
 from pipelines.cost.shape import ModelShape
 from pipelines.cost.texts import Texts
 
@@ -8,9 +10,6 @@ FORWARD_PASSES = 3
 CHECKPOINTED_PASSES = 4
 """The same with gradient checkpointing, which runs the forward pass again."""
 KMEANS_ITERATIONS = 10
-"""Of faiss, by default."""
-KMEANS_SAMPLE = 256
-"""Documents a list that faiss trains on at most."""
 
 
 def forward_flops(shape: ModelShape, texts: Texts) -> float:
@@ -29,9 +28,26 @@ def exact_flops(num_queries: int, num_documents: int, dimension: int) -> float:
     return 2.0 * num_queries * num_documents * dimension
 
 
-def ivf_flops(num_queries: int, num_documents: int, dimension: int, lists: int, probes: int) -> float:
-    """Return the FLOPs of an inverted file: train, assign every document, then scan ``probes`` lists a query."""
-    trained = min(num_documents, KMEANS_SAMPLE * lists)
-    comparisons = lists * (float(KMEANS_ITERATIONS) * trained + num_documents + num_queries)
-    scanned = float(num_queries) * num_documents * min(1.0, probes / lists)
-    return 2.0 * dimension * (comparisons + scanned)
+@dataclass(frozen=True)
+class IvfFlops:
+    """The FLOPs of a search by inverted lists.
+
+    Args:
+        training: Of the lists.
+        assigning: Every document to a list, every query to those that it looks into.
+        scanning: Of the documents in them.
+    """
+
+    training: float
+    assigning: float
+    scanning: float
+
+
+def ivf_flops(
+    num_queries: int, num_documents: int, dimension: int, lists: int, probes: int, sample: int
+) -> IvfFlops:
+    """Return the FLOPs of ``lists`` trained on ``sample`` documents, of which a query looks into ``probes``."""
+    trained = float(KMEANS_ITERATIONS) * min(num_documents, sample)
+    scanned = exact_flops(num_queries, num_documents, dimension) * min(1.0, probes / lists)
+    assigned = float(num_documents) + num_queries
+    return IvfFlops(2.0 * dimension * lists * trained, 2.0 * dimension * lists * assigned, scanned)

@@ -162,10 +162,10 @@ class MinedSet:
 
     def searching(self, model: SizedModel, num_queries: int, depth: int) -> SearchWork:
         """Return the work of searching the embeddings of a model."""
-        dimension, search = self.dimension(model), self.mine.search
+        dimension, search, documents = self.dimension(model), self.mine.search, model.documents.count
         return SearchWork(
             num_queries=num_queries,
-            num_documents=model.documents.count,
+            num_documents=documents,
             dimension=dimension,
             depth=depth,
             group_bytes=search.group_mb * 2**20,
@@ -174,6 +174,9 @@ class MinedSet:
             is_fused=FUSED.get(search.backend, False),
             embedding_bytes=row_bytes(dimension, self.encode.precision),
             index=search.index,
+            num_lists=search.ivf.lists_of(documents),
+            num_probes=search.ivf.num_probes,
+            training_sample=search.ivf.training_sample,
         )
 
     def lexical(self, num_queries: int, depth: int) -> LexicalWork:

@@ -5,7 +5,7 @@ Times are of the work alone; how many actors share it, and how long they take to
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil, log2
+from math import ceil
 from typing import Any
 
 from pipelines.cost.flops import (
@@ -16,7 +16,7 @@ from pipelines.cost.flops import (
     ivf_flops,
 )
 from pipelines.cost.memory import encode_memory, search_memory, train_memory
-from pipelines.cost.rates import GIB, Rates
+from pipelines.cost.rates import GIB, PROCESSOR_FLOPS, Rates
 from pipelines.cost.works import (
     EncodeWork,
     EvaluateWork,
@@ -56,6 +56,8 @@ TEXT_COMPRESSION = 0.4
 PLAN_TOKEN_BYTES = 4
 SCORE_BYTES = 8
 """Bytes that one score moves where it is not selected in the kernel that computes it: written once, read once."""
+SCAN_PASSES = 3
+"""Times that a GPU moves an embedding of a scanned list: read and written by the gather, read by the product."""
 QUERY_BLOCK = 1024
 """Queries that one pass over a group of documents serves."""
 STATE_BYTES = 12
@@ -126,16 +128,6 @@ def _encode(work: EncodeWork, rates: Rates) -> Load:
     )
 
 
-def default_lists(num_queries: int, num_documents: int, num_probes: int) -> int:
-    """Return the number of lists where a recipe names none, a power of two.
-
-    Every document is compared with every list once, and ``num_probes`` lists are scanned a query: the sum is least at
-    sqrt(Q probes) lists. Beyond 4 sqrt(N) lists are too short.
-    """
-    best = min((num_queries * num_probes) ** 0.5, 4 * num_documents**0.5)
-    return int(2 ** max(4, round(log2(max(1.0, best)))))
-
-
 def search_grid(work: SearchWork) -> tuple[int, int]:
     """Return the number of document groups and of query ranges."""
     group_rows = max(1, int(work.group_bytes // (4 * work.dimension)))
@@ -145,11 +137,18 @@ def search_grid(work: SearchWork) -> tuple[int, int]:
 def _search(work: SearchWork, rates: Rates) -> Load:
     groups, ranges = search_grid(work)
     queries, documents = work.num_queries, work.num_documents
+    moved = trained = 0.0
     if work.index == "ivf":
-        lists = work.num_lists or default_lists(queries, documents, work.num_probes)
-        flops = ivf_flops(queries, documents, work.dimension, lists, work.num_probes)
-        products = flops / (rates.of(work.dtype) * rates.shares.ivf)
-        moved = 0.0
+        ivf = ivf_flops(
+            queries, documents, work.dimension, work.num_lists, work.num_probes, work.training_sample
+        )
+        flops = ivf.training + ivf.assigning + ivf.scanning
+        products = ivf.assigning / (rates.of(work.dtype) * rates.shares.search)
+        trained = ivf.training / PROCESSOR_FLOPS["float32"]
+        if rates.kind == "cuda":
+            moved = SCAN_PASSES * 2.0 * ivf.scanning
+        else:
+            products += ivf.scanning / (rates.of(work.dtype) * rates.shares.ivf)
     else:
         flops = exact_flops(queries, documents, work.dimension)
         products = flops / (rates.of(work.dtype) * rates.shares.search)
@@ -167,9 +166,9 @@ def _search(work: SearchWork, rates: Rates) -> Load:
     return Load(
         flops=flops,
         # Products and memory traffic of one block overlap only where they are fused.
-        device_seconds=max(products, memory),
+        device_seconds=max(products, memory) if work.index == "exact" else products + memory,
         bound="memory" if memory > products else "matmul",
-        core_seconds=float(queries) * depth * groups / CANDIDATES_S,
+        core_seconds=trained + float(queries) * depth * groups / CANDIDATES_S,
         moved_bytes=embeddings + 2 * partial,
         storage_bytes=CANDIDATE_BYTES * queries * depth,
         temporary_bytes=partial,

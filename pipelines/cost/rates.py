@@ -28,7 +28,7 @@ class Shares:
         encode: Forward passes over padded batches of like length.
         train: Forward, backward, optimizer and exchange of gradients.
         search: Products and the selection of the best scores; on a processor relative to float32 products.
-        ivf: Products of small lists.
+        ivf: Products of the documents of single lists, on processors; a GPU is bound by its memory there.
     """
 
     encode: float
@@ -42,7 +42,7 @@ SHARES = {
     # 0.7 of 150 GFLOP/s a core. Training at 6k tokens/s: 0.43. faiss: 238 GFLOP/s beside 200 of the float32 product.
     "cpu": Shares(encode=0.7, train=0.43, search=1.0, ivf=0.5),
     # Assumed, not measured here: large encoders reach half of the data sheet, training 40%.
-    "cuda": Shares(encode=0.5, train=0.4, search=0.7, ivf=0.25),
+    "cuda": Shares(encode=0.5, train=0.4, search=0.7, ivf=1.0),
 }
 
 PROCESSOR_FLOPS = {"float32": 1.0e11, "bfloat16": 4.5e11}

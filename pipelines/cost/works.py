@@ -58,8 +58,9 @@ class SearchWork:
         is_fused: Whether scores are selected where they are computed; if not, each is written to memory and read.
         embedding_bytes: Of one stored embedding.
         index: exact, or ivf.
-        num_lists: Lists of an inverted file; 0: as ``default_lists`` says.
+        num_lists: Lists of an inverted file.
         num_probes: Lists of it that a query scans.
+        training_sample: Embeddings that its lists are trained on at most.
     """
 
     num_queries: int
@@ -72,8 +73,9 @@ class SearchWork:
     is_fused: bool = False
     embedding_bytes: float = 0.0
     index: Literal["exact", "ivf"] = "exact"
-    num_lists: int = 0
-    num_probes: int = 64
+    num_lists: int = 1
+    num_probes: int = 1
+    training_sample: int = 0
 
 
 @dataclass(frozen=True)

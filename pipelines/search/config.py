@@ -1,5 +1,6 @@
 """What a recipe may say of searching, and of the teachers that search."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,6 +22,11 @@ class IvfConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of the training's first centroids."""
 
+    def lists_of(self, num_embeddings: int) -> int:
+        """Return how many cells that many embeddings have: no more than are trained on where none is named."""
+        most = min(num_embeddings, self.training_sample)
+        return self.num_lists or max(1, min(round(4 * math.sqrt(num_embeddings)), most))
+
 
 class SearchConfig(BaseModel):
     """Search over all documents, by tiles: a group of documents x a part of the queries.
@@ -41,9 +47,9 @@ class SearchConfig(BaseModel):
     made again of what these found then, and take the place of the first ones. At most `retrieval_depth`: off."""
     backend: Literal["auto", "faiss", "torch"] = "auto"
     """What multiplies: torch (block-wise product and a running threshold; CPU or GPU), or faiss (CPU or GPU).
-    auto: torch, which is the faster one, and faiss for `index: ivf`."""
+    auto: torch, which is the faster one, and faiss for `index: ivf` on processors."""
     index: Literal["exact", "ivf"] = "exact"
-    """exact: every document is scored. ivf: those of the lists nearest to the query, by faiss on processors."""
+    """exact: every document is scored. ivf: those of the lists nearest to the query."""
     ivf: IvfConfig = IvfConfig()
     """Settings of `index: ivf`."""
     recall_sample: int = Field(default=200, ge=0)
@@ -57,8 +63,6 @@ class SearchConfig(BaseModel):
 
     @model_validator(mode="after")
     def _ivf_fits(self) -> "SearchConfig":
-        if self.index == "ivf" and self.backend == "torch":
-            raise ValueError("index ivf needs backend faiss or auto (got backend torch)")
         if self.index == "exact" and self.ivf != IvfConfig():
             raise ValueError("settings under ivf need index ivf (got index exact)")
         lists = self.ivf.num_lists
@@ -68,10 +72,11 @@ class SearchConfig(BaseModel):
             )
         return self
 
-    @property
-    def exact_backend(self) -> str:
-        """The backend of exact searches."""
-        return "torch" if self.backend == "auto" else self.backend
+    def backend_on(self, device: str, is_approximate: bool) -> str:
+        """Return what multiplies: faiss or torch."""
+        if self.backend != "auto":
+            return self.backend
+        return "faiss" if is_approximate and device == "cpu" else "torch"
 
     @property
     def searches_deeper(self) -> bool:

@@ -1,5 +1,6 @@
-"""The inverted lists of an approximate search: centroids for the corpus, a list number for every row."""
+"""The inverted lists of an approximate search: centroids for the corpus, a list for every document, several a query."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,15 @@ import pyarrow as pa
 
 from cluster.artifacts import Artifact, ArtifactWriter, Shard
 from cluster.errors import UserError
+from models.precision import device_kind
 from pipelines import schemas
 from pipelines.search.config import IvfConfig
-from pipelines.search.tiles import read_documents, read_shard
+from pipelines.search.grid import Grid
+from pipelines.search.queries import shards_of
+from pipelines.search.tiles import read_documents, read_shard, take_queries
 
 CENTROIDS = "centroids"
 """Table of one shard, schema embeddings: the centroids by list. Swept with the tiles once a search is committed."""
-_LISTS = pa.schema([pa.field("list", pa.int64(), nullable=False)])
 
 
 def num_lists(embeddings: Artifact, config: IvfConfig) -> int:
@@ -22,11 +25,8 @@ def num_lists(embeddings: Artifact, config: IvfConfig) -> int:
     Raises:
         UserError: There are fewer embeddings to train on than lists, or fewer lists than a query looks into.
     """
-    from models.search.ivf import default_num_lists
-
     total = embeddings.num_rows("documents")
-    sample = min(total, config.training_sample)
-    lists = config.num_lists or min(default_num_lists(total), sample)
+    sample, lists = min(total, config.training_sample), config.lists_of(total)
     if lists > sample:
         raise UserError(
             "an index has more lists than embeddings to train them on",
@@ -65,31 +65,59 @@ def write_centroids(
     return {"rows": writer.write_shard(CENTROIDS, row["index"], conformed).rows}
 
 
-def read_centroids(writer: ArtifactWriter, shard: Shard) -> np.ndarray:
-    """Return the centroids, float32 [L, D]."""
-    column = writer.read_finished(shard).column("embedding").combine_chunks()
-    centroids_LD: np.ndarray = column.values.to_numpy().reshape(-1, column.type.list_size)
-    return centroids_LD
+@dataclass(frozen=True)
+class Assignment:
+    """What the tasks have in common that assign documents and queries to lists.
+
+    Args:
+        writer: Where the lists go.
+        embeddings: Embeddings of documents.
+        asked: Embeddings of queries.
+        queries: Ordinals to search, int64 ascending.
+        grid: Its groups of documents and parts of the queries.
+        centroids: Of all lists.
+        num_probes: Lists that a query looks into.
+    """
+
+    writer: ArtifactWriter
+    embeddings: Artifact
+    asked: Artifact
+    queries: np.ndarray
+    grid: Grid
+    centroids: Shard
+    num_probes: int
 
 
-def write_lists(
-    row: dict[str, Any],
-    writer: ArtifactWriter,
-    embeddings: Artifact,
-    groups: tuple[tuple[int, int], ...],
-    centroids: Shard,
-    table: str,
-) -> dict[str, Any]:
-    """Assign the rows of one group of documents to their lists, write them and return the receipt."""
-    from models.search.ivf import assign_lists
+def write_lists(row: dict[str, Any], work: Assignment, table: str) -> int:
+    """Write the list of each document of the group that ``row`` names."""
+    shards = range(*work.grid.document_groups[row["group"]])
+    documents = read_documents(work.embeddings, shards, "cpu")
+    return work.writer.write_shard(table, row["group"], _nearest(documents.doc_ND, work, 1)).rows
 
-    documents = read_documents(embeddings, range(*groups[row["group"]]), "cpu")
-    list_N = assign_lists(documents.doc_ND, read_centroids(writer, centroids))
-    shard = writer.write_shard(table, row["group"], pa.table({"list": list_N}, schema=_LISTS))
-    return {"rows": shard.rows}
+
+def write_probes(row: dict[str, Any], work: Assignment, table: str) -> int:
+    """Write the lists that each query of the part that ``row`` names looks into.
+
+    Once for all groups of documents: over a large corpus there are more lists than documents to scan.
+    """
+    part = work.grid.parts[row["part"]]
+    queries = work.queries[part.start : part.stop]
+    shards = shards_of(work.asked.first_rows("queries"), queries)
+    query_QD = take_queries([read_shard(work.asked, "queries", index) for index in shards], queries)
+    return work.writer.write_shard(table, row["part"], _nearest(query_QD, work, work.num_probes)).rows
 
 
 def read_lists(writer: ArtifactWriter, shard: Shard) -> np.ndarray:
-    """Return the list of every row of a group, int64."""
-    list_N: np.ndarray = writer.read_finished(shard).column("list").to_numpy()
-    return list_N
+    """Return the lists of every row, int64 [N, P]: one of a document, those to look into of a query."""
+    column = writer.read_finished(shard).column("lists").combine_chunks()
+    lists_NP: np.ndarray = column.values.to_numpy().reshape(-1, column.type.list_size)
+    return lists_NP
+
+
+def _nearest(x_ND: np.ndarray, work: Assignment, count: int) -> pa.Table:
+    from models.search.ivf import nearest_lists
+
+    column = work.writer.read_finished(work.centroids).column("embedding").combine_chunks()
+    centroids_LD = column.values.to_numpy().reshape(-1, column.type.list_size)
+    lists_NP = nearest_lists(x_ND, centroids_LD, count, device_kind())
+    return pa.table({"lists": pa.FixedSizeListArray.from_arrays(lists_NP.ravel(), lists_NP.shape[1])})

@@ -11,7 +11,14 @@ from cluster.artifacts import Artifact
 from pipelines.ranges import cut_shards
 from pipelines.search.config import SearchConfig
 from pipelines.search.grid import Grid, Part, plan_parts
-from pipelines.search.lists import CENTROIDS, num_lists, write_centroids, write_lists
+from pipelines.search.lists import (
+    CENTROIDS,
+    Assignment,
+    num_lists,
+    write_centroids,
+    write_lists,
+    write_probes,
+)
 from pipelines.search.merging import merge_ranges, open_work
 from pipelines.search.queries import Targets, find_targets
 from pipelines.search.recall import exact_documents, recall, sample_queries
@@ -24,11 +31,16 @@ if TYPE_CHECKING:
     from pipelines.search.searcher import DenseTask
 
 STAGE_VERSION = 2
-IVF_VERSION = 3
+IVF_VERSION = 4
 
 
 def search_step(
-    data: Step, embeddings: Step, split: str, config: SearchConfig, only: Step | None = None
+    data: Step,
+    embeddings: Step,
+    split: str,
+    config: SearchConfig,
+    only: Step | None = None,
+    queries: Step | None = None,
 ) -> Step:
     """Find the best documents for the queries of one split, by the embeddings of one model.
 
@@ -39,6 +51,7 @@ def search_step(
         config: Depth, index, backend and bounds.
         only: A step whose table `starved` (column query, shard i of range i) names the queries to search, then at
             `max_retrieval_depth`. None: all of the split, at `retrieval_depth`.
+        queries: An encode step whose queries are searched among the documents of ``embeddings``. None: its own.
 
     Returns:
         A step whose artifact has the table `candidates`: the ranks of each query, positives marked, and the scores
@@ -61,7 +74,9 @@ def search_step(
         stage_version=IVF_VERSION if config.index == "ivf" else STAGE_VERSION,
         identity=identity,
         libraries=libraries,
-        inputs={"data": data, "embeddings": embeddings} | ({"only": only} if only else {}),
+        inputs={"data": data, "embeddings": embeddings}
+        | ({"only": only} if only else {})
+        | ({"queries": queries} if queries else {}),
         run=partial(_run, split=split, depth=depth, config=config),
         count_shards=partial(_count_shards, split=split, config=config),
     )
@@ -83,7 +98,7 @@ def _plan(inputs: Mapping[str, Artifact], split: str, config: SearchConfig) -> t
 
 def _group_rows(embeddings: Artifact, config: SearchConfig) -> int:
     dimension = int(embeddings.manifest.summary["dimension"])  # type: ignore[arg-type]
-    copies = 2 if config.index == "ivf" else 1  # inverted lists hold the embeddings once more
+    copies = 2 if config.index == "ivf" else 1  # faiss holds the lists' embeddings once more
     return max(1, config.group_mb * 2**20 // (4 * dimension * copies))
 
 
@@ -99,22 +114,26 @@ def _run(work: Work, split: str, depth: int, config: SearchConfig) -> Artifact:
     targets, grid = _plan(work.inputs, split, config)
     # The grid is part of the name: with other bounds a resumed search makes tiles of its own.
     cut = f"{_group_rows(embeddings, config)}x{config.tile_queries}"
-    task = DenseTask(data, embeddings, split, targets.queries, grid, depth, config, None, f"tiles_{cut}")
+    is_ivf = config.index == "ivf"
+    asked = work.inputs.get("queries", embeddings)
+    task = DenseTask(
+        data, embeddings, asked, split, targets.queries, grid, depth, config, is_ivf, f"tiles_{cut}"
+    )
     waiting = open_work(work, grid, task.table)
     tiles = waiting.tiles
-    if tiles and config.index == "ivf":
-        task, tiles = _with_lists(work, task, tiles, f"lists_{cut}")
+    if tiles and is_ivf:
+        tiles = _with_lists(work, task, tiles, cut)
     _search(work, task, tiles)
     merge_ranges(work, grid, waiting.ranges, task.table, depth)
     summary: dict[str, object] = {"num_tiles": grid.num_tiles, "num_queries": len(targets.queries)}
-    if config.index == "ivf" and config.recall_sample and len(targets.queries):
+    if is_ivf and config.recall_sample and len(targets.queries):
         summary |= _recall(work, task, targets, f"exact_{cut}")
     return work.commit({"candidates": grid.num_ranges}, summary)
 
 
 def _search(work: Work, task: "DenseTask", tiles: list[dict[str, object]]) -> None:
     if tiles:
-        rows = [{"lists": "", **tile} for tile in tiles]
+        rows = [{"lists": "", "probes": "", **tile} for tile in tiles]
         for _ in run_waves(
             work.session, rows, partial(_search_graph, work=work, task=task, num_tiles=len(rows))
         ):
@@ -136,9 +155,9 @@ def _search_graph(tiles: "Dataset", work: Work, task: "DenseTask", num_tiles: in
 
 
 def _with_lists(
-    work: Work, task: "DenseTask", tiles: list[dict[str, object]], table: str
-) -> tuple["DenseTask", list[dict[str, object]]]:
-    """Train the centroids and assign the groups that ``tiles`` need; name both to the tiles."""
+    work: Work, task: "DenseTask", tiles: list[dict[str, object]], cut: str
+) -> list[dict[str, object]]:
+    """Train the centroids, assign the documents and the queries that ``tiles`` need; name the shards to the tiles."""
     writer, embeddings, config = work.writer, task.embeddings, task.config.ivf
     num_lists(embeddings, config)  # refuses before anything starts
     if writer.missing(CENTROIDS, 1):
@@ -147,24 +166,25 @@ def _with_lists(
         for _ in run_tasks(work.session, [{"index": 0}], train, "search"):
             work.progress.note("")
     centroids = writer.finished(CENTROIDS)[0]
-    groups = task.grid.document_groups
-    wanted = {tile["group"] for tile in tiles}
-    rows = [{"group": group} for group in writer.missing(table, len(groups)) if group in wanted]
-    assign = partial(
-        write_lists, writer=writer, embeddings=embeddings, groups=groups, centroids=centroids, table=table
-    )
-    for _ in run_tasks(work.session, rows, assign, "search"):
-        work.progress.note("assigning lists")
-    lists = {index: shard.model_dump_json() for index, shard in writer.finished(table).items()}
-    named = [{**tile, "lists": lists[int(str(tile["group"]))]} for tile in tiles]
-    return replace(task, centroids=centroids), named
+    common = Assignment(writer, embeddings, task.asked, task.queries, task.grid, centroids, config.num_probes)
+    for side, name, count, write in (
+        ("group", "lists", len(task.grid.document_groups), write_lists),
+        ("part", "probes", len(task.grid.parts), write_probes),
+    ):
+        table, wanted = f"{name}_{cut}", {tile[side] for tile in tiles}
+        rows = [{side: index} for index in writer.missing(table, count) if index in wanted]
+        for _ in run_tasks(work.session, rows, partial(write, work=common, table=table), "search"):
+            work.progress.note("assigning lists")
+        shards = writer.finished(table)
+        tiles = [{**tile, name: shards[int(str(tile[side]))].model_dump_json()} for tile in tiles]
+    return tiles
 
 
 def _recall(work: Work, task: "DenseTask", targets: Targets, table: str) -> dict[str, object]:
     """Search a sample exactly, with the same tiles, and compare."""
     sample = sample_queries(targets.queries, task.config.recall_sample)
     grid = replace(task.grid, num_ranges=1, parts=(Part(0, 0, len(sample)),))
-    exact = replace(task, queries=sample, grid=grid, centroids=None, table=table)
+    exact = replace(task, queries=sample, grid=grid, is_approximate=False, table=table)
     tiles: list[dict[str, object]] = [
         {"tile": group, "group": group, "part": 0} for group in work.writer.missing(table, grid.num_tiles)
     ]

@@ -28,7 +28,7 @@ def cluster_queries(
     Raises:
         UserError: There are fewer queries than clusters.
     """
-    from models.search.ivf import assign_lists, train_centroids
+    from models.search.ivf import nearest_lists, train_centroids
 
     if len(queries) < config.count:
         raise UserError(
@@ -39,4 +39,4 @@ def cluster_queries(
             fix="lower it: a cluster should hold several batches",
         )
     q_NE = guide_vectors(embeddings, data, "query", queries)
-    return assign_lists(q_NE, train_centroids(q_NE, config.count, config.seed))
+    return nearest_lists(q_NE, train_centroids(q_NE, config.count, config.seed), 1)[:, 0]

@@ -26,9 +26,9 @@ def step(work, stage="encode", setting=""):
 
 
 def search(num_queries, num_documents, **settings):
-    return SearchWork(
-        num_queries, num_documents, 768, 100, group_bytes=2**38, embedding_bytes=1544, **settings
-    )
+    stored = {"group_bytes": 2**38, "embedding_bytes": 1544}
+    lists = {"num_lists": round(4 * num_documents**0.5), "num_probes": 32, "training_sample": 131_072}
+    return SearchWork(num_queries, num_documents, 768, 100, **stored, **lists, **settings)
 
 
 def test_actors_share_the_work():

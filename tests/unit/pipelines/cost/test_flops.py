@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.cost.flops import FORWARD_PASSES, exact_flops, forward_flops, ivf_flops
+from pipelines.cost.flops import FORWARD_PASSES, KMEANS_ITERATIONS, exact_flops, forward_flops, ivf_flops
 from pipelines.cost.shape import shape_of
 from pipelines.cost.texts import Texts
 
@@ -92,7 +92,10 @@ def test_exact_search_multiplies_every_pair():
 def test_an_inverted_file_that_scans_every_list_costs_more_than_exact_search():
     queries, documents, dimension, lists = 1000, 100_000, 64, 128
     exact = exact_flops(queries, documents, dimension)
-    assert ivf_flops(queries, documents, dimension, lists, lists) > exact
-    build = ivf_flops(0, documents, dimension, lists, 8)
-    scan = ivf_flops(queries, documents, dimension, lists, 8) - build
-    assert scan == pytest.approx(exact * 8 / lists + exact_flops(queries, lists, dimension))
+    whole = ivf_flops(queries, documents, dimension, lists, lists, 10_000)
+    assert whole.scanning == exact and whole.assigning > 0
+    assert whole.training == KMEANS_ITERATIONS * exact_flops(10_000, lists, dimension)
+    assert ivf_flops(queries, 50, dimension, lists, 8, 10_000).training == whole.training * 50 / 10_000
+    few = ivf_flops(queries, documents, dimension, lists, 8, 10_000)
+    assert few.scanning == pytest.approx(exact * 8 / lists)
+    assert few.assigning == exact_flops(queries, lists, dimension) + exact_flops(documents, lists, dimension)

@@ -10,8 +10,8 @@ import pytest
 from cluster.artifacts import ArtifactStore
 from pipelines import schemas
 from pipelines.cost.accelerators import ACCELERATORS
-from pipelines.cost.model import CANDIDATE_BYTES, COSTS, cost_of, default_lists, search_grid
-from pipelines.cost.rates import accelerator_rates, processor_rates
+from pipelines.cost.model import CANDIDATE_BYTES, COSTS, SCAN_PASSES, cost_of, search_grid
+from pipelines.cost.rates import PROCESSOR_FLOPS, accelerator_rates, processor_rates
 from pipelines.cost.shape import ModelShape
 from pipelines.cost.texts import Texts
 from pipelines.cost.works import EncodeWork, IndexWork, ScoreWork, SearchWork, TrainWork, Work
@@ -80,19 +80,29 @@ def test_the_grid_holds_every_document_and_query():
     assert cost_of(work, CORE).num_tasks == 7000
 
 
-@pytest.mark.parametrize("queries", [1000, 10**6, 10**8])
-def test_the_default_number_of_lists_is_near_the_cheapest(queries):
-    documents, probes = 10**9, 64
-    chosen = default_lists(queries, documents, probes)
-    costs = {
-        lists: cost_of(replace(work_of(queries, documents), num_lists=lists), H100).flops
-        for lists in (2**power for power in range(4, 18))
-    }
-    assert costs[chosen] <= 1.5 * min(costs.values())
+def inverted(queries, documents, **settings):
+    lists = {"num_lists": 4096, "num_probes": 32, "training_sample": 131_072}
+    return SearchWork(queries, documents, 384, 100, index="ivf", **lists | settings)
 
 
-def work_of(queries, documents):
-    return SearchWork(queries, documents, 384, 100, index="ivf")
+def test_inverted_lists_are_trained_on_processors_assigned_by_products_and_scanned_by_reading():
+    queries, documents, dimension = 10**6, 10**8, 384
+    gpu, core = (cost_of(inverted(queries, documents), rates) for rates in (H100, CORE))
+    scanned = queries * documents * 32 / 4096
+    assigned = 2.0 * dimension * 4096 * (queries + documents) / (H100.of("float32") * H100.shares.search)
+    read = SCAN_PASSES * 4.0 * dimension * scanned / H100.memory_bytes_s
+    assert gpu.device_seconds == pytest.approx(assigned + read)
+    assert core.device_seconds > 10 * gpu.device_seconds
+    trained = 2.0 * dimension * 4096 * 10 * 131_072 / PROCESSOR_FLOPS["float32"]
+    merged = cost_of(replace(inverted(queries, documents), index="exact"), H100).core_seconds
+    assert gpu.core_seconds == core.core_seconds == pytest.approx(trained + merged)
+
+
+def test_more_probes_cost_more_and_more_lists_are_scanned_less():
+    few, more = (cost_of(inverted(10**6, 10**8, num_probes=count), CORE) for count in (8, 64))
+    assert few.device_seconds < more.device_seconds
+    wide, narrow = (cost_of(inverted(10**9, 10**8, num_lists=count), CORE) for count in (1024, 8192))
+    assert narrow.device_seconds < wide.device_seconds
 
 
 @pytest.mark.parametrize("precision", ["float16", "float32"])

@@ -2,13 +2,11 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.search.config import FusedTeacher, IvfConfig, SearchConfig
-from pipelines.search.lists import num_lists
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"index": "ivf", "backend": "torch"}, "index ivf needs backend faiss"),
         ({"ivf": {"num_probes": 8}}, "need index ivf"),
         (
             {"index": "ivf", "ivf": {"num_lists": 500, "training_sample": 400}},
@@ -26,17 +24,26 @@ def test_what_cannot_be_combined_is_refused_by_name(settings, message):
 def test_the_depth_of_the_second_search_turns_it_off():
     assert SearchConfig().searches_deeper
     assert not SearchConfig(retrieval_depth=1000).searches_deeper
-    assert SearchConfig(index="ivf", ivf=IvfConfig(num_lists=8)).exact_backend == "torch"
-    assert SearchConfig(backend="faiss").exact_backend == "faiss"
 
 
-@pytest.mark.parametrize(("embeddings", "expected"), [(1_000_000, 4000), (2_000_000_000, 131_072)])
+def test_inverted_lists_are_scanned_by_faiss_on_processors_alone():
+    chosen = {
+        (device, is_approximate): SearchConfig().backend_on(device, is_approximate)
+        for device in ("cpu", "cuda")
+        for is_approximate in (False, True)
+    }
+    assert [each for each, backend in chosen.items() if backend == "faiss"] == [("cpu", True)]
+    assert SearchConfig(backend="faiss").backend_on("cuda", False) == "faiss"
+    assert SearchConfig(backend="torch", index="ivf").backend_on("cpu", True) == "torch"
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "expected"),
+    [(0, 1), (1, 1), (9, 9), (100, 40), (1_000_000, 4000), (2_000_000_000, 131_072)],
+)
 def test_default_lists_are_never_more_than_are_trained_on(embeddings, expected):
-    class Many:
-        def num_rows(self, _table):
-            return embeddings
-
-    assert num_lists(Many(), IvfConfig()) == expected
+    assert IvfConfig().lists_of(embeddings) == expected
+    assert IvfConfig(num_lists=7).lists_of(embeddings) == 7
 
 
 def test_a_fused_teacher_names_each_of_its_teachers_once():
