@@ -138,6 +138,22 @@ class Recipe(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _generated_queries_are_read(self) -> "Recipe":
+        mining = {"mine": self.mine, **{f"also.{name}.mine": one.mine for name, one in self.also.items()}}
+        for place, mine in mining.items():
+            if mine.generate is None:
+                continue
+            if not self.train.max_answers:
+                raise ValueError(
+                    f"{place}.generate: loss clp alone reads its queries: add it to train.loss, or remove generate"
+                )
+            if self.train.guide is not None:
+                raise ValueError(
+                    f"{place}.generate does not go with train.loss.guide: the guide has not embedded its queries"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _enough_negatives(self) -> "Recipe":
         mining = {MAIN: self.mine, **{name: one.mine for name, one in self.also.items()}}
         for stage in self.stages:

@@ -132,7 +132,8 @@ def mining(recipe: Recipe, shared: Shared, trained: Trained) -> dict[str, Step]:
     if isinstance(trained, CrossEncoderModel):
         steps["untrained"] = trained.start
         also = [replace(source, prompts=trained.prompts) for source in also]
-    steps["order"] = plan_step(data, steps["groups"], trained, recipe.train, guides, also)
+    drafts = drafted(steps)
+    steps["order"] = plan_step(data, steps["groups"], trained, recipe.train, guides, also, drafts)
     return steps
 
 
@@ -151,8 +152,14 @@ def further_set(name: str, recipe: Recipe, model: Model, session: Session) -> tu
         model.prompts,
         dense_teachers(dataset.mine, steps),
         recipe.set_settings[name],
+        drafted(steps),
     )
     return source, steps
+
+
+def drafted(steps: Mapping[str, Step]) -> tuple[Step, Step] | tuple[()]:
+    """Return the queries that were generated for a data set and the search for their documents, if there are any."""
+    return (steps["drafts"], steps["drafts_candidates"]) if "drafts" in steps else ()
 
 
 def dense_teachers(mine: MineConfig, steps: Mapping[str, Step]) -> dict[str, Step]:

@@ -12,7 +12,7 @@ from cluster.session import Session
 from pipelines.execute import execute
 from pipelines.progress import Progress
 from pipelines.recipe import load_recipe
-from pipelines.run import plan, targets
+from pipelines.run import plan
 from tests.tiny_rerankers import WORDS, make_cross_encoder
 from tests.tiny_training import make_model
 
@@ -75,12 +75,18 @@ def write_inputs(
     return folder / "recipe.yaml"
 
 
-def mine(recipe: Path, store: ArtifactStore, session: Session, *settings: str) -> dict[str, Artifact]:
+def mine(
+    recipe: Path,
+    store: ArtifactStore,
+    session: Session,
+    *settings: str,
+    wanted: tuple[str, ...] = ("groups", "audit"),
+) -> dict[str, Artifact]:
     """Do what `stope mine run` does, within ``session``; returns the artifacts by the (first) names of their steps."""
     loaded = load_recipe(str(recipe), settings)
     steps = plan(loaded, session)
     run = Run.create(store.storage, loaded.model_dump(mode="json"), {}, loaded.name)
-    done = execute(steps, targets("mine", steps), store, session, Progress(Console(quiet=True)), run)
+    done = execute(steps, wanted, store, session, Progress(Console(quiet=True)), run)
     run.finish("done")
     made: dict[str, Artifact] = {}
     for name, each in done.items():

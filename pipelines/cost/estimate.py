@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 
-from pipelines.cost.model import Load, cost_of
+from pipelines.cost.load import Load
+from pipelines.cost.model import cost_of
 from pipelines.cost.rates import GIB
 from pipelines.cost.seats import CLUSTER_START_S, NODE_START_S, START_S, Hardware, Seat, seat_of
 from pipelines.cost.works import (
     EncodeWork,
+    GenerateWork,
     IndexWork,
     LexicalWork,
     PlannedStep,
@@ -238,6 +240,7 @@ _REMEDIES: dict[type, str] = {
     EncodeWork: "lower encode.token_budget",
     SearchWork: "lower mine.search.group_mb",
     ScoreWork: "lower the reranker's token_budget",
+    GenerateWork: "lower mine.generate.token_budget",
     TrainWork: "lower train.batch_size, raise train.zero_stage or set train.gradient_checkpointing",
     LexicalWork: "leave bm25 out: its index of all documents is held by one process",
     IndexWork: "set index.kind to int8 or binary: one process holds all of an index, and a flat one is the largest",

@@ -12,6 +12,7 @@ from pipelines.cost.sized import SizedModel, sized_model
 from pipelines.cost.texts import BYTES_PER_TOKEN, Texts, measure_texts
 from pipelines.cost.works import (
     EncodeWork,
+    GenerateWork,
     IngestWork,
     LexicalWork,
     ListWork,
@@ -128,7 +129,41 @@ class MinedSet:
             shorter = replace(work, num_negatives=0)
             steps.append(self._keyed("starved", "select", "starved queries", shorter, made_of, select))
         deepest = self.mine.search.max_retrieval_depth
-        return [*steps, self._keyed("groups", "select", "negatives", work, made_of, select, deepest)]
+        steps.append(self._keyed("groups", "select", "negatives", work, made_of, select, deepest))
+        return [*steps, *self._generated((made_of, select, deepest), generation)]
+
+    def _generated(self, groups: object, generation: int) -> list[Keyed]:
+        """Return the steps that write queries for negatives, as if none was asked for, and find their documents."""
+        config = self.mine.generate
+        if config is None:
+            return []
+        writer = sized_model(config.model_dump(), self.corpus, self.encode.model_copy(update={"chunk": None}))
+        teacher = self.mine.teachers[self.mine.round_trip]
+        assert isinstance(teacher, DenseTeacher)
+        count = min(self.num_groups * self.mine.select.num_negatives, self.corpus.num_documents)
+        shown = config.examples + 1
+        mean = shown * (writer.documents.mean_tokens + writer.queries.mean_tokens)
+        # Documents of a prompt are drawn apart: their variances add up.
+        spread = shown * (writer.documents.mean_square_tokens - writer.documents.mean_tokens**2)
+        num_bytes = shown * (writer.documents.mean_bytes + writer.queries.mean_bytes)
+        work = GenerateWork(
+            shape=writer.shape,
+            dtype=self.dtype_of("generate", config.dtype),
+            prompts=Texts(count, mean, spread + mean**2, num_bytes),
+            written_tokens=writer.queries.mean_tokens,
+            token_budget=config.token_budget,
+            max_tokens=shown * writer.max_tokens,
+            num_tasks=max(1, ceil(count / config.row_documents)),
+        )
+        model = self._sized(teacher.model)
+        # Queries of their own, and no document.
+        embedded = replace(self.encoding(model, count), texts=(model.queries.times(count),), num_shards=1)
+        found = self.searching(model, count, config.keep_rank)
+        return [
+            self._keyed("drafts", "generate", writer.name, work, groups, config, generation),
+            self._keyed("drafts_embeddings", "encode", model.name, embedded, groups, config, generation),
+            self._keyed("drafts_candidates", "search", "drafts", found, groups, config, generation),
+        ]
 
     def embeddings(self, name: str, model: ModelConfig | None, generation: int) -> Keyed:
         """Return the step that embeds the corpus and the queries.

@@ -4,7 +4,6 @@ Times are of the work alone; how many actors share it, and how long they take to
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
@@ -15,11 +14,13 @@ from pipelines.cost.flops import (
     forward_flops,
     ivf_flops,
 )
-from pipelines.cost.memory import encode_memory, search_memory, train_memory
+from pipelines.cost.load import Load
+from pipelines.cost.memory import DTYPE_BYTES, encode_memory, search_memory, train_memory
 from pipelines.cost.rates import GIB, PROCESSOR_FLOPS, Rates
 from pipelines.cost.works import (
     EncodeWork,
     EvaluateWork,
+    GenerateWork,
     IndexWork,
     IngestWork,
     LexicalWork,
@@ -63,37 +64,6 @@ QUERY_BLOCK = 1024
 STATE_BYTES = 12
 """Of one parameter in a checkpoint: float32 weight and the two moments of Adam."""
 KEPT_CHECKPOINTS = 2
-
-
-@dataclass(frozen=True)
-class Load:
-    """What a step asks for.
-
-    Args:
-        flops: Of matrix products.
-        device_seconds: Of one device of the rates.
-        bound: What the device waits for: matmul or memory; empty where there is no device work.
-        core_seconds: Of one core, beside the device.
-        moved_bytes: Read from and written to storage.
-        storage_bytes: Kept.
-        temporary_bytes: Stored until the step has ended.
-        device_memory: On a GPU, one actor's; on a processor it adds to ``host_memory``.
-        host_memory: One actor's, beside ``device_memory``.
-        object_store_bytes: In flight between tasks, for one actor.
-        num_tasks: Pieces that actors share.
-    """
-
-    flops: float = 0.0
-    device_seconds: float = 0.0
-    bound: str = ""
-    core_seconds: float = 0.0
-    moved_bytes: float = 0.0
-    storage_bytes: float = 0.0
-    temporary_bytes: float = 0.0
-    device_memory: float = 0.0
-    host_memory: float = 0.0
-    object_store_bytes: float = 0.0
-    num_tasks: int = 1
 
 
 def cost_of(work: Work, rates: Rates) -> Load:
@@ -217,6 +187,34 @@ def _score(work: ScoreWork, rates: Rates) -> Load:
     )
 
 
+def _generate(work: GenerateWork, rates: Rates) -> Load:
+    prompts, shape = work.prompts, work.shape
+    head = 2.0 * shape.hidden * shape.vocabulary
+    written = prompts.count * work.written_tokens
+    flops = forward_flops(shape, prompts) + written * (2.0 * shape.active_body + head) + prompts.count * head
+    # All weights are read for each token that a batch writes.
+    together = max(1.0, work.token_budget / (prompts.mean_tokens + work.written_tokens))
+    read = written / together * DTYPE_BYTES[work.dtype] * shape.num_parameters
+    products = flops / (rates.of(work.dtype) * rates.shares.encode)
+    memory = read / rates.memory_bytes_s
+    whole = EncodeWork(
+        shape, work.dtype, (prompts,), work.token_budget, work.max_tokens, 1, "float32", work.num_tasks
+    )
+    on_device, on_host = encode_memory(whole, rates.kind)
+    return Load(
+        flops=flops,
+        device_seconds=products + memory,
+        bound="memory" if memory > products else "matmul",
+        core_seconds=prompts.num_bytes / TOKENISE_BYTES_S,
+        moved_bytes=TEXT_COMPRESSION * prompts.num_bytes,
+        storage_bytes=GROUP_BYTES * prompts.count,
+        device_memory=on_device,
+        host_memory=on_host,
+        object_store_bytes=2 * PLAN_TOKEN_BYTES * prompts.tokens / work.num_tasks,
+        num_tasks=work.num_tasks,
+    )
+
+
 def _list(work: ListWork, rates: Rates) -> Load:  # noqa: ARG001
     return Load(core_seconds=work.num_rows / CANDIDATES_S, storage_bytes=CANDIDATE_BYTES * work.num_rows)
 
@@ -278,6 +276,7 @@ COSTS: dict[type, Callable[[Any, Rates], Load]] = {
     SearchWork: _search,
     LexicalWork: _lexical,
     ScoreWork: _score,
+    GenerateWork: _generate,
     ListWork: _list,
     SelectWork: _select,
     PlanWork: _plan,

@@ -14,14 +14,21 @@ from pipelines.cost.rates import (
     accelerator_rates,
     processor_rates,
 )
-from pipelines.cost.works import EncodeWork, PlanWork, ScoreWork, SearchWork, TrainWork
+from pipelines.cost.works import EncodeWork, GenerateWork, PlanWork, ScoreWork, SearchWork, TrainWork
 
-ROLES: dict[str, RoleName] = {"encode": "encode", "search": "search", "score": "score", "train": "train"}
+ROLES: dict[str, RoleName] = {
+    "encode": "encode",
+    "search": "search",
+    "score": "score",
+    "train": "train",
+    "generate": "generate",
+}
 """Stage -> the role whose actors do its work; the others run in one process, on one core."""
 START_S: dict[type, float] = {
     EncodeWork: 17.0,
     SearchWork: 5.0,
     ScoreWork: 17.0,
+    GenerateWork: 17.0,
     PlanWork: 5.0,
     TrainWork: 20.0,
 }

@@ -117,6 +117,29 @@ class ScoreWork:
 
 
 @dataclass(frozen=True)
+class GenerateWork:
+    """Write a query for every prompt.
+
+    Args:
+        shape: The language model.
+        dtype: Of its products.
+        prompts: What it reads, examples included.
+        written_tokens: Behind each prompt.
+        token_budget: Tokens of one batch.
+        max_tokens: The longest prompt with what is written.
+        num_tasks: Pieces that actors share.
+    """
+
+    shape: ModelShape
+    dtype: str
+    prompts: Texts
+    written_tokens: float
+    token_budget: int
+    max_tokens: int
+    num_tasks: int
+
+
+@dataclass(frozen=True)
 class ListWork:
     """Candidate lists made of other lists or of chance: no model, no product.
 
@@ -220,6 +243,7 @@ Work = (
     | SearchWork
     | LexicalWork
     | ScoreWork
+    | GenerateWork
     | ListWork
     | SelectWork
     | PlanWork

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipelines.generate.config import GenerateConfig
 from pipelines.schemas import Split
 from pipelines.score.config import RerankerConfig, ScoreConfig
 from pipelines.search.config import Bm25Teacher, DenseTeacher, FusedTeacher, RandomTeacher, SearchConfig
@@ -62,6 +63,15 @@ class MineConfig(BaseModel):
     """How deep, and with which backend."""
     select: SelectConfig = SelectConfig()
     """Filter, sampling, number of negatives."""
+    generate: GenerateConfig | None = None
+    """Queries written for negatives that no query asks for, for loss clp. Null: it has the real ones alone."""
+
+    @property
+    def round_trip(self) -> str:
+        """The dense teacher by whose embeddings a generated query is judged."""
+        assert self.generate is not None
+        named = self.generate.teacher
+        return named or next(name for name, each in self.teachers.items() if isinstance(each, DenseTeacher))
 
     @property
     def read_by_select(self) -> tuple[str, ...]:
@@ -109,6 +119,20 @@ class MineConfig(BaseModel):
             if name not in above:
                 raise ValueError(f"select names the teacher {name}, but teachers are {_listed(above)}")
         _ = self.read_by_select
+        return self
+
+    @model_validator(mode="after")
+    def _generated_queries_can_be_judged(self) -> "MineConfig":
+        if self.generate is None:
+            return self
+        dense = [name for name, teacher in self.teachers.items() if isinstance(teacher, DenseTeacher)]
+        named = self.generate.teacher
+        if named is None and len(dense) != 1:
+            raise ValueError(
+                f"generate.teacher: whose embeddings are meant? Dense teachers are {_listed(dense)}"
+            )
+        if named is not None and named not in dense:
+            raise ValueError(f"generate.teacher ({named}) is no dense teacher ({_listed(dense)})")
         return self
 
     @model_validator(mode="after")

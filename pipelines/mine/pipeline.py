@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from cluster.session import Session
 from pipelines.encode.config import EncodeConfig
 from pipelines.encode.pipeline import encode_step
+from pipelines.generate.config import GenerateConfig
+from pipelines.generate.pipeline import SPLIT, draft_step
 from pipelines.mine.config import MineConfig, RerankerTeacher, sources_of
 from pipelines.model import Model
 from pipelines.score.pipeline import score_step
@@ -38,10 +40,11 @@ class Shared:
 
 
 def mine_steps(mine: MineConfig, shared: Shared) -> dict[str, Step]:
-    """Return the steps of mining by name, in order; the last one, `groups`, holds the negatives.
+    """Return the steps of mining by name, in order; `groups` holds the negatives.
 
     For a teacher NAME: `NAME_embeddings` where it is dense, `NAME_candidates`, and `NAME_deeper` for the queries that
-    the filters starve, which `starved` names. A list made of others is made again of what these find deeper.
+    the filters starve, which `starved` names. A list made of others is made again of what these find deeper. Behind
+    `groups`, where queries are generated: `drafts`, `drafts_embeddings` and `drafts_candidates`, their round trip.
     """
     mining = _Mining(mine, shared)
     for name in mine.teachers:
@@ -55,6 +58,8 @@ def mine_steps(mine: MineConfig, shared: Shared) -> dict[str, Step]:
             steps[f"{name}_deeper"] = mining.search(name, starved)
         deeper = {name: steps[f"{name}_deeper"] for name in read}
     steps["groups"] = select_step(shared.data, read, mine.select, deeper)
+    if mine.generate:
+        steps |= mining.generating(mine.generate)
     return steps
 
 
@@ -70,16 +75,29 @@ class _Mining:
         self.mine, self.shared = mine, shared
         self.steps: dict[str, Step] = {}
         self._rerankers: dict[str, Reranker] = {}
+        self._models: dict[str, Model] = {}
 
     def add_teacher(self, name: str) -> None:
         """Add the steps that find the candidates of all queries."""
         teacher, shared = self.mine.teachers[name], self.shared
         if isinstance(teacher, DenseTeacher):
             model = Model.resolve(teacher.model, shared.session) if teacher.model else shared.model
+            self._models[name] = model
             self.steps[f"{name}_embeddings"] = encode_step(shared.data, model, shared.splits, shared.encode)
         if isinstance(teacher, RerankerTeacher):
             self._rerankers[name] = Reranker.resolve(teacher.model, shared.session)
         self.steps[f"{name}_candidates"] = self.search(name)
+
+    def generating(self, config: GenerateConfig) -> dict[str, Step]:
+        """Return the steps that write queries for negatives, and look for their documents."""
+        shared, teacher = self.shared, self.mine.round_trip
+        drafts = draft_step(shared.data, self.steps["groups"], config, shared.session)
+        embeddings = encode_step(drafts, self._models[teacher], (SPLIT,), shared.encode)
+        depth = {"retrieval_depth": config.keep_rank, "max_retrieval_depth": 1}
+        search = self.mine.search.model_copy(update=depth)
+        documents = self.steps[f"{teacher}_embeddings"]
+        found = search_step(drafts, documents, SPLIT, search, queries=embeddings)
+        return {"drafts": drafts, "drafts_embeddings": embeddings, "drafts_candidates": found}
 
     def search(self, name: str, only: Step | None = None) -> Step:
         """Return the step that finds a teacher's candidates: of all queries, or deeper ones of those ``only`` names."""

@@ -22,11 +22,12 @@ from models.layout import max_positions, read_config
 from models.prompts import Kind
 from models.tokenization import TextTokenizer, Tokens, concatenate
 from pipelines.model import LocatedModel
+from pipelines.texts import TABLES, read_texts
 from pipelines.train.config import TrainConfig
 from pipelines.train.phases import Batch
 from pipelines.train.plan import Row
 from pipelines.train.sources import OpenSource
-from pipelines.train.tokens import TABLES, TokenStore, read_texts
+from pipelines.train.tokens import TokenStore
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -9,7 +9,8 @@ import pyarrow as pa
 from cluster.artifacts import Artifact
 from cluster.errors import UserError
 from models.prompts import Kind
-from pipelines.train.tokens import TABLES, TokenStore
+from pipelines.texts import TABLES
+from pipelines.train.tokens import TokenStore
 
 
 def guided(store: TokenStore, guide: Artifact, data: Artifact, kind: Kind) -> TokenStore:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from cluster.artifacts import Artifact
 from models.prompts import Kind
+from pipelines.answers import allowed_answers
 from pipelines.train.clusters import cluster_queries
 from pipelines.train.config import TrainConfig
 from pipelines.train.cross_encoder import LocatedTrained
@@ -79,6 +80,9 @@ def read_mined(
     own, mined = ([[item["doc"] for item in row] for row in rows] for rows in (positives, negatives))
     labels = _labels(data, used, mined)
     answered, counters = allowed_answers(data, used, negatives, config.max_answers)
+    if source.drafted:
+        answered, generated = with_drafts(mined, answered, source.drafted)
+        counters |= generated
 
     model = model if source.prompts is None else replace(model, prompts=source.prompts)
     answers = (query for row in answered for some in row for query in some)
@@ -160,28 +164,19 @@ def teacher_names(groups: Artifact) -> list[str]:
     return [str(name) for name in names]
 
 
-def allowed_answers(
-    data: Artifact, used: np.ndarray, negatives: list[list[dict[str, Any]]], most: int
+def with_drafts(
+    documents: list[list[int]], answered: list[list[list[int]]], drafted: Mapping[int, int]
 ) -> tuple[list[list[list[int]]], dict[str, int]]:
-    """Return of each negative the queries it answers, at most ``most``, and what was left out.
-
-    Only queries of the splits that the groups are made of: training must not see those of another.
-    """
-    if not most:
-        return [[[] for _ in row] for row in negatives], {}
-    qrels = data.read("qrels", ["query", "split"])
-    splits = pc.unique(qrels.filter(pc.is_in(qrels.column("query"), value_set=pa.array(used)))["split"])
-    allowed = set(qrels.filter(pc.is_in(qrels.column("split"), value_set=splits))["query"].to_pylist())
-    kept: list[list[list[int]]] = []
-    counters = {"answers_of_another_split": 0, "answers_beyond_max_answers": 0}
-    for row in negatives:
-        found = [[query for query in item["answers"] if query in allowed] for item in row]
-        counters["answers_of_another_split"] += sum(
-            len(item["answers"]) - len(some) for item, some in zip(row, found, strict=True)
-        )
-        counters["answers_beyond_max_answers"] += sum(max(0, len(some) - most) for some in found)
-        kept.append([sorted(some)[:most] for some in found])
-    return kept, counters
+    """Return of each negative the queries that it answers: the generated one where there is no real one."""
+    filled = [
+        [
+            queries or ([drafted[document]] if document in drafted else [])
+            for document, queries in zip(row, some, strict=True)
+        ]
+        for row, some in zip(documents, answered, strict=True)
+    ]
+    count = sum(map(bool, chain.from_iterable(filled))) - sum(map(bool, chain.from_iterable(answered)))
+    return filled, {"negatives_with_generated_query": count}
 
 
 def _scores(of_document: Mapping[int, int], items: list[dict[str, Any]]) -> dict[int, Scores]:

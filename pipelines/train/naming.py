@@ -7,9 +7,9 @@ import numpy as np
 from cluster.artifacts import Artifact
 from cluster.committed import find_committed
 from cluster.errors import UserError
+from pipelines.texts import TABLES
 from pipelines.train.sources import input_name
 from pipelines.train.stages import MAIN
-from pipelines.train.tokens import TABLES
 
 
 def query_name(plan: Artifact, query: int) -> str:

@@ -27,6 +27,7 @@ def plan_step(
     config: TrainConfig,
     guides: Mapping[str, Step] | None = None,
     also: Sequence[Source] = (),
+    drafts: tuple[Step, Step] | tuple[()] = (),
 ) -> Step:
     """Decide which query, positive and negatives form each global batch, and tokenise their texts once.
 
@@ -37,6 +38,7 @@ def plan_step(
         config: Of the training.
         guides: Dense teachers, which may guide a loss or cluster queries: name -> their embeddings of ``data``.
         also: Further data sets.
+        drafts: Queries that were generated for ``data``, and the search for their documents.
 
     Returns:
         A step whose artifact has the table `order` (schema PLAN_ORDER), sorted by step, and the files
@@ -52,7 +54,7 @@ def plan_step(
     further = [
         replace(each, prompts=model.prompts) if each.prompts == given.prompts else each for each in also
     ]
-    sources = (Source(MAIN, data, groups, model.prompts, guides or {}), *further)
+    sources = (Source(MAIN, data, groups, model.prompts, guides or {}, drafts=drafts), *further)
     stages = resolve_stages(config, {source.name: source.settings for source in sources})
     read = {name: step for source in sources for name, step in source.inputs(config).items()}
     check_guides(sources, config)

@@ -13,6 +13,7 @@ from cluster.artifacts import ArtifactWriter
 from models.prompts import Kind
 from pipelines import schemas
 from pipelines.model import LocatedModel
+from pipelines.texts import TABLES, read_texts
 from pipelines.train.alike import SHINGLE_WORDS, Alike, near_pairs, stand_ins
 from pipelines.train.checks import teacher_scores
 from pipelines.train.config import TrainConfig
@@ -23,7 +24,7 @@ from pipelines.train.phases import Batch, plan_order
 from pipelines.train.plan import Group, Scores, clean_groups
 from pipelines.train.sources import OpenSource
 from pipelines.train.stages import resolve_stages
-from pipelines.train.tokens import TABLES, Seen, join_stores, read_texts
+from pipelines.train.tokens import Seen, join_stores
 
 KINDS: tuple[Kind, Kind] = ("query", "document")
 

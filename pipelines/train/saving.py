@@ -15,12 +15,13 @@ from models.prompts import Kind
 from models.reranking.directory import save_cross_encoder, verify_cross_encoder
 from models.reranking.scorers import CrossEncoder
 from pipelines.model import LocatedModel
+from pipelines.texts import TABLES, read_texts
 from pipelines.train.card import model_card
 from pipelines.train.cross_encoder_card import cross_encoder_card
 from pipelines.train.sources import input_name
 from pipelines.train.stages import MAIN
 from pipelines.train.task import TrainTask
-from pipelines.train.tokens import TABLES, TokenStore, read_texts
+from pipelines.train.tokens import TokenStore
 
 NUM_CHECKED_TEXTS = 100
 NUM_CHECKED_DOCUMENTS = 16

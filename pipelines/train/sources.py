@@ -1,14 +1,18 @@
 """The data sets of a training: as steps of a recipe, and as the artifacts that a plan reads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster.artifacts import Artifact
 from cluster.errors import UserError
 from models.prompts import Prompts
+from pipelines.answers import WithDrafts, found_again
 from pipelines.steps import Step
 from pipelines.train.config import TrainConfig
 from pipelines.train.stages import MAIN, NOTHING_SAID, SetSettings
+
+INPUTS = ("guide", "clusters", "drafts", "round_trip")
+"""What a plan may read of a data set besides `data` and `groups`."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Source:
         prompts: What stands before its queries and documents.
         guides: Its dense teachers: name -> their embeddings of ``data``.
         settings: What the recipe says of it.
+        drafts: Queries that were generated for it, and the search for their documents; (): none.
     """
 
     name: str
@@ -30,6 +35,7 @@ class Source:
     prompts: Prompts
     guides: Mapping[str, Step]
     settings: SetSettings = NOTHING_SAID
+    drafts: tuple[Step, Step] | tuple[()] = ()
 
     def inputs(self, config: TrainConfig) -> dict[str, Step]:
         """Return what a plan reads of it, by the name that the plan's step gives to each.
@@ -38,6 +44,7 @@ class Source:
             UserError: The guide, or the teacher whose embeddings are clustered, is none of its dense teachers.
         """
         read = {"data": self.data, "groups": self.groups}
+        read |= dict(zip(("drafts", "round_trip"), self.drafts, strict=False))
         if config.guide is not None:
             read["guide"] = self._teacher(config.guide, "the guide", "train.loss.guide")
         clusters = config.batches.clusters
@@ -85,6 +92,7 @@ class OpenSource:
         guide: Embeddings of the teacher that guides a loss, if one does.
         clusters: Embeddings whose clusters batches are drawn from, if they are.
         settings: What the recipe says of it.
+        drafted: Document -> the generated query that asks for it; their ordinals lie behind those of the data's own.
     """
 
     name: str
@@ -94,6 +102,7 @@ class OpenSource:
     guide: Artifact | None = None
     clusters: Artifact | None = None
     settings: SetSettings = NOTHING_SAID
+    drafted: Mapping[int, int] = field(default_factory=dict)
 
 
 def check_guides(sources: Sequence[Source], config: TrainConfig) -> None:
@@ -129,15 +138,23 @@ def input_name(source: str, kind: str) -> str:
 
 def open_sources(sources: Sequence[Source], inputs: Mapping[str, Artifact]) -> list[OpenSource]:
     """Return the data sets with the artifacts that the plan's step was given."""
-    return [
-        OpenSource(
-            source.name,
-            inputs[input_name(source.name, "data")],
-            inputs[input_name(source.name, "groups")],
-            source.prompts,
-            inputs.get(input_name(source.name, "guide")),
-            inputs.get(input_name(source.name, "clusters")),
-            source.settings,
+    opened = []
+    for source in sources:
+        read = {kind: inputs.get(input_name(source.name, kind)) for kind in INPUTS}
+        data, drafts, drafted = inputs[input_name(source.name, "data")], read["drafts"], dict[int, int]()
+        if drafts is not None and read["round_trip"] is not None:
+            drafted = found_again(data, read["round_trip"])
+            data = WithDrafts(data, drafts)
+        opened.append(
+            OpenSource(
+                source.name,
+                data,
+                inputs[input_name(source.name, "groups")],
+                source.prompts,
+                read["guide"],
+                read["clusters"],
+                source.settings,
+                drafted,
+            )
         )
-        for source in sources
-    ]
+    return opened

@@ -1,9 +1,8 @@
 """Unique texts, tokenised once and memory-mapped by every worker of a node."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,8 @@ from cluster.errors import UserError
 from models.prompts import Kind
 from models.tokenization import TextTokenizer, Tokens, concatenate
 from pipelines import schemas
+from pipelines.texts import TABLES, read_rows
 from pipelines.train.cross_encoder import SideTokenizer
-
-TABLES: dict[Kind, tuple[str, str]] = {"query": ("queries", "query"), "document": ("documents", "doc")}
-"""Kind of text -> its table in an ingest artifact and the column of its ordinal."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ def tokenize_unique(
     parts: list[Tokens] = []
     kept: list[int] = []
     done = 0
-    for shard in _read_rows(data, kind, ordinals):
+    for shard in read_rows(data, kind, ordinals):
         texts, tasks = schemas.rendered_texts(shard), _tasks(shard)
         fresh: list[int] = []
         for row, ordinal in enumerate(shard.column(TABLES[kind][1]).to_pylist()):
@@ -154,36 +151,6 @@ def join_stores(stores: Sequence[TokenStore]) -> TokenStore:
     )
 
 
-def read_texts(data: Artifact, kind: Kind, ordinals: np.ndarray) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """Yield (ordinals, rendered texts) shard after shard.
-
-    Raises:
-        UserError: An ordinal lies outside the table.
-    """
-    for shard in _read_rows(data, kind, ordinals):
-        yield shard.column(TABLES[kind][1]).to_numpy(), schemas.rendered_texts(shard)
-
-
 def _tasks(rows: pa.Table) -> list[str]:
     """Return the task of each query; documents have none."""
     return rows.column("task").to_pylist() if "task" in rows.column_names else [""] * len(rows)
-
-
-def _read_rows(data: Artifact, kind: Kind, ordinals: np.ndarray) -> Iterator[pa.Table]:
-    table, column = TABLES[kind]
-    first_rows = data.first_rows(table)
-    if len(ordinals) and not 0 <= ordinals[0] <= ordinals[-1] < first_rows[-1]:
-        raise UserError(
-            f"a {kind} of the groups is not in the data",
-            where=data.uri,
-            got=f"ordinals {ordinals[0]} to {ordinals[-1]}",
-            expected=f"0 to {first_rows[-1] - 1}",
-        )
-    columns = [column, "title", "text"] if kind == "document" else [column, "text", "task"]
-    bounds = np.searchsorted(ordinals, first_rows)
-    for index, (low, high) in enumerate(pairwise(bounds.tolist())):
-        if low < high:
-            wanted = ordinals[low:high]
-            shard = data.read_shard(table, index, columns).take(pa.array(wanted - first_rows[index]))
-            assert np.array_equal(shard.column(column).to_numpy(), wanted)
-            yield shard

@@ -7,10 +7,10 @@ from cluster.artifacts import ArtifactStore
 from cluster.errors import UserError
 from models.prompts import Prompts
 from pipelines.model import LocatedModel
+from pipelines.texts import read_texts
 from pipelines.train import dev_cut
 from pipelines.train.config import DevConfig
 from pipelines.train.dev_cut import make_cut
-from pipelines.train.tokens import read_texts
 from tests.tiny_training import NUM_DOCUMENTS, NUM_QUERIES, Silent, compute, data_step, make_model
 
 

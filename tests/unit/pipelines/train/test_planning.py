@@ -10,10 +10,11 @@ from cluster.artifacts import ArtifactStore
 from cluster.errors import UserError
 from models.prompts import Prompts
 from pipelines import schemas
+from pipelines.answers import allowed_answers
 from pipelines.model import LocatedModel
 from pipelines.steps import Step
 from pipelines.train.config import TrainConfig
-from pipelines.train.mined import allowed_answers, without_copies
+from pipelines.train.mined import without_copies
 from pipelines.train.order import Order
 from pipelines.train.planning import write_plan
 from pipelines.train.sources import OpenSource

@@ -1,0 +1,89 @@
+"""What a language model is asked, and what it writes: each token the likeliest one, whatever stands in the batch."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from models.errors import ModelError
+from models.generation import TEMPLATE, QueryPrompts, QueryWriter, first_line
+from tests.tiny_rerankers import make_decoder
+
+DOCUMENTS = ["yes no", "we\n occupy  the house", "", "a " * 40, "a a a a a a", "no yes no yes"]
+MAX_NEW = 12
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return make_decoder(tmp_path_factory.mktemp("decoder"), seed=3, tied=False)
+
+
+def texts_of(directory, tokens):
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    bounds = zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)
+    return [tokenizer.decode(tokens.ids[start:stop]) for start, stop in bounds]
+
+
+def test_a_prompt_is_the_template_behind_its_examples(directory):
+    examples = [("what?", "this\nand that"), ("who?", "she")]
+    prompts = QueryPrompts(directory, TEMPLATE, examples, 64, MAX_NEW)
+    shown = "Document: this and that\nQuery: what?\n\nDocument: she\nQuery: who?\n\n"
+    for made in (prompts, pickle.loads(pickle.dumps(prompts))):
+        assert texts_of(directory, made.tokenize(DOCUMENTS[:3])) == [
+            f"{shown}Document: {' '.join(document.split())}\nQuery:" for document in DOCUMENTS[:3]
+        ]
+    assert len(prompts.tokenize([])) == 0
+
+
+def test_documents_are_cut_those_of_examples_too(directory):
+    prompts = QueryPrompts(directory, "{document}|", [("q", "b " * 40)], 6, MAX_NEW)
+    (text,) = texts_of(directory, prompts.tokenize([DOCUMENTS[3]]))
+    before, _, after = text.partition("| q\n\n")
+    assert before == "b b b " and after == "a a a |"
+
+
+def test_positions_that_do_not_hold_a_prompt_are_refused(tmp_path):
+    directory = make_decoder(tmp_path, positions=64)
+    QueryPrompts(directory, TEMPLATE, [], 20, MAX_NEW)
+    with pytest.raises(ModelError, match="does not fit the model's positions"):
+        QueryPrompts(directory, TEMPLATE, [], 60, MAX_NEW)
+
+
+def naive(directory, prompt):
+    """Take the likeliest token, one by one, without a cache, to the end of the line; the text, and how it ended."""
+    network = AutoModelForCausalLM.from_pretrained(directory).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    ids = list(prompt)
+    ended = False
+    while len(ids) < len(prompt) + MAX_NEW and not ended:
+        with torch.inference_mode():
+            ids.append(int(network(torch.tensor([ids])).logits[0, -1].argmax()))
+        ended = "\n" in tokenizer.decode([ids[-1]])
+    return tokenizer.decode(ids[len(prompt) :]).split("\n")[0].strip(), ended
+
+
+@pytest.mark.parametrize("examples", [[], [("yes yes", "no no no"), ("no", "we")]])
+@pytest.mark.parametrize("token_budget", [128, 4096])
+def test_what_is_written_is_the_likeliest_whatever_the_batch(directory, token_budget, examples):
+    tokens = QueryPrompts(directory, "{document}:", examples, 32, MAX_NEW).tokenize(DOCUMENTS)
+    writer = QueryWriter(
+        directory, dtype="float32", device="cpu", token_budget=token_budget, max_query_tokens=MAX_NEW
+    )
+    written = writer.write(tokens)
+    rows = [
+        tokens.ids[start:stop] for start, stop in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)
+    ]
+    expected, ended = zip(*(naive(directory, row.tolist()) for row in rows), strict=True)
+    assert tuple(written) == expected
+    # Some end with their line, some are cut.
+    assert set(ended) == {True, False}
+    assert writer.write(tokens.take(np.array([], np.int64))) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [(" what is it?\nDocument:", "what is it?"), ("\n", ""), ("  a b ", "a b"), ("", "")]
+)
+def test_the_first_line_counts(text, line):
+    assert first_line(text) == line
