@@ -89,6 +89,8 @@ class ReleaseManifest(BaseModel):
     pooling: Literal["mean", "cls", "last", "latent_attention"]
     prompts: Prompts
     dimension: int = Field(ge=1)
+    shorter: tuple[int, ...] = ()
+    """Numbers of leading components that are embeddings of their own: what the matryoshka loss trained."""
     dtype: Literal["bfloat16", "float16", "float32"]
     max_query_tokens: int = Field(ge=3)
     max_document_tokens: int = Field(ge=3)

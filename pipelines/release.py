@@ -13,6 +13,7 @@ from cluster.releases import ReleaseRecord
 from cluster.runs import Run
 from pipelines.index.pipeline import EMBEDDINGS_FILE, INDEX_FILE
 from pipelines.recipe import Recipe
+from pipelines.train.loss_config import MatryoshkaConfig
 
 if TYPE_CHECKING:
     from models.release import IndexEntry
@@ -52,6 +53,7 @@ def _manifest(model: Path, index: Artifact, recipe: Recipe, run: Run) -> dict[st
         pooling=description.pooling,
         prompts=description.prompts,
         dimension=description.dimension,
+        shorter=shorter_dimensions(recipe, description.dimension),
         dtype=index.manifest.summary["dtype"],
         max_query_tokens=recipe.model.max_query_tokens,
         max_document_tokens=recipe.model.max_document_tokens,
@@ -59,6 +61,12 @@ def _manifest(model: Path, index: Artifact, recipe: Recipe, run: Run) -> dict[st
         run_id=run.id,
     )
     return manifest.model_dump(mode="json")
+
+
+def shorter_dimensions(recipe: Recipe, dimension: int) -> tuple[int, ...]:
+    """Return the numbers of leading components that a recipe trains to be embeddings of their own, rising."""
+    trained = (term.dimensions for term in recipe.train.loss if isinstance(term, MatryoshkaConfig))
+    return tuple(sorted({each for lengths in trained for each in lengths if each < dimension}))
 
 
 def _index_entry(index: Artifact, digest: str) -> "IndexEntry":

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from models.quantization import truncate
 from serve.config import ServeConfig
 from serve.embedder import Embedded, Inputs
 from serve.errors import ApiError, error_response
@@ -41,7 +42,8 @@ class Replica(Protocol):
 
     config: ServeConfig
     model: str
-    dimension: int
+    dimensions: tuple[int, ...]
+    """All components of an embedding, then the shorter lengths that the model was trained for."""
 
     @property
     def is_ready(self) -> bool:
@@ -105,10 +107,12 @@ async def embeddings(request: Request) -> Response:
     replica = _replica(request)
     asked = parse(await request.body(), EmbeddingsRequest)
     check_model(asked.model, replica.model)
-    check_dimensions(asked.dimensions, replica.dimension)
+    dimension = check_dimensions(asked.dimensions, replica.dimensions)
     texts, ids = parse_input(asked.input, replica.config.max_inputs)
     done = await replica.embed(Inputs(texts, asked.input_type, asked.truncate, ids, asked.task))
-    return _json(embeddings_answer(done.embeddings_ND, asked.encoding_format, replica.model, done.num_tokens))
+    whole = dimension == replica.dimensions[0]
+    embeddings_ND = done.embeddings_ND if whole else truncate(done.embeddings_ND, dimension)
+    return _json(embeddings_answer(embeddings_ND, asked.encoding_format, replica.model, done.num_tokens))
 
 
 @router.post("/v1/search")

@@ -191,19 +191,28 @@ def check_model(asked: str | None, served: str) -> None:
         )
 
 
-def check_dimensions(asked: int | None, dimension: int) -> None:
-    """Refuse shortened embeddings: a prefix means something only in a model trained for it.
+def check_dimensions(asked: int | None, dimensions: Sequence[int]) -> int:
+    """Return how many components are answered; a prefix means something only in a model trained for it.
+
+    Args:
+        asked: By the request; None: all.
+        dimensions: All components, then the shorter ones that the model was trained for.
 
     Raises:
         ApiError: 400.
     """
-    if asked is not None and asked != dimension:
+    if asked is None:
+        return dimensions[0]
+    if asked not in dimensions:
+        known = " or ".join(map(str, sorted(dimensions)))
+        trained = "for that length" if len(dimensions) > 1 else "to be cut"
         raise ApiError(
             400,
-            f"dimensions must be {dimension} or left out, got {asked}: this model was not trained to be cut",
+            f"dimensions must be {known} or left out, got {asked}: this model was not trained {trained}",
             "dimensions",
             "invalid_value",
         )
+    return asked
 
 
 def embeddings_answer(

@@ -89,7 +89,7 @@ class ServedRelease:
         self.config = config
         self.manifest = manifest
         self.model = manifest.name
-        self.dimension = manifest.dimension
+        self.dimensions = (manifest.dimension, *manifest.shorter)
         self._dtype = dtype
         self._retrieval = Retrieval(manifest, directory, device) if manifest.index else None
         self._embedder = RequestEmbedder(
@@ -113,7 +113,8 @@ class ServedRelease:
             "object": "model",
             "created": int(datetime.fromisoformat(self.manifest.created_at).timestamp()),
             "owned_by": "stope",
-            "dimension": self.dimension,
+            "dimension": self.manifest.dimension,
+            "dimensions": sorted(self.dimensions),
             "dtype": self._dtype,
             "max_query_tokens": self.manifest.max_query_tokens,
             "max_document_tokens": self.manifest.max_document_tokens,

@@ -112,7 +112,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = ReleaseManifest(
         name=MODEL, created_at="2026-01-01T00:00:00+00:00", model_digest=digest,
         tokenizer_digest=tokenizer_digest(model), pooling="mean", prompts=Prompts(), dimension=384,
-        dtype="float32", max_query_tokens=MAX_TOKENS, max_document_tokens=MAX_TOKENS,
+        shorter=(64,), dtype="float32", max_query_tokens=MAX_TOKENS, max_document_tokens=MAX_TOKENS,
         index=IndexEntry(
             path="index.faiss", sha256=file_digest(directory / "index.faiss"), model_digest=digest,
             num_documents=NUM_DOCUMENTS,
@@ -154,6 +154,14 @@ def test_served_equals_offline(client: openai.OpenAI, release: Path) -> None:
     assert (served_ND * offline_ND).sum(1).min() > 0.9999
     assert served.usage.prompt_tokens == tokens.offsets[-1]
     assert [row.index for row in served.data] == list(range(len(texts)))
+
+
+def test_embeddings_are_cut_to_lengths_that_the_model_was_trained_for(client: openai.OpenAI) -> None:
+    text = "a lighthouse in winter"
+    whole = np.array(client.embeddings.create(model=MODEL, input=text).data[0].embedding)
+    cut = np.array(client.embeddings.create(model=MODEL, input=text, dimensions=64).data[0].embedding)
+    assert np.allclose(cut, whole[:64] / np.linalg.norm(whole[:64]), atol=1e-6)
+    assert client.models.list().data[0].model_extra["dimensions"] == [64, 384]  # type: ignore[index]
 
 
 def test_float_equals_base64_and_ids_equal_text(client: openai.OpenAI, release: Path) -> None:

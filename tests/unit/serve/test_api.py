@@ -25,7 +25,7 @@ class StandIn:
 
     config: ServeConfig = field(default_factory=lambda: ServeConfig(max_inputs=3, max_results=5))
     model: str = "squad-1"
-    dimension: int = 2
+    dimensions: tuple[int, ...] = (2,)
     is_ready: bool = True
     failure: Exception | None = None
 

@@ -111,14 +111,17 @@ def test_messages_quote_no_text() -> None:
 def test_model_and_dimensions() -> None:
     check_model("m", "m")
     check_model(None, "m")
-    check_dimensions(None, 4)
-    check_dimensions(4, 4)
+    assert [check_dimensions(asked, (4, 2)) for asked in (None, 4, 2)] == [4, 4, 2]
     with pytest.raises(ApiError) as caught:
         check_model("gpt", "m")
     assert (caught.value.status, caught.value.code) == (404, "model_not_found")
     for wrong in (2, 8, 0, -1):
         with pytest.raises(ApiError, match="not trained to be cut"):
-            check_dimensions(wrong, 4)
+            check_dimensions(wrong, (4,))
+    with pytest.raises(
+        ApiError, match="must be 2 or 4 or left out, got 3: this model was not trained for that"
+    ):
+        check_dimensions(3, (4, 2))
 
 
 def test_float_and_base64_carry_the_same_numbers() -> None:
