@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from models.errors import ModelError
-from models.inference import plan_batches
+from models.inference import BATCH_MULTIPLE, plan_batches
 from models.layout import max_positions, read_config
-from models.tokenization import Tokens
+from models.tokenization import Tokens, padded_length
 from models.tokenizer_files import deserialize, load_backend, load_tokenizer
 
 TEMPLATE = "Document: {document}\nQuery:"
@@ -28,10 +28,11 @@ class QueryPrompts:
         template: Text that holds {document} and ends where the query begins.
         examples: (query, document) pairs that stand before, in the same template.
         max_document_tokens: Documents are cut here.
-        max_query_tokens: Tokens that are to be written.
+        max_query_tokens: Tokens that are to be written; queries of examples are cut there.
+        token_budget: Tokens of a batch, which holds one prompt at least.
 
     Raises:
-        ModelError: No model here, or its positions do not hold a prompt.
+        ModelError: No model here, or its positions, or a batch, do not hold a prompt.
     """
 
     def __init__(
@@ -41,12 +42,15 @@ class QueryPrompts:
         examples: Sequence[tuple[str, str]],
         max_document_tokens: int,
         max_query_tokens: int,
+        token_budget: int,
     ) -> None:
         self._serialized = load_backend(Path(directory)).to_str()
         self._template, self._max_document_tokens = template, max_document_tokens
-        shown = zip(self._cut([document for _, document in examples]), examples, strict=True)
+        queries = self._cut([query for query, _ in examples], max_query_tokens)
+        documents = self._cut([document for _, document in examples], max_document_tokens)
         self._before = "".join(
-            f"{self._rendered(document)} {_one_line(query)}\n\n" for document, (query, _) in shown
+            f"{self._rendered(document)} {query}\n\n"
+            for query, document in zip(queries, documents, strict=True)
         )
         positions = max_positions(read_config(Path(directory)))
         fixed = len(self._backend.encode(self._before + self._rendered("")).ids)
@@ -59,10 +63,21 @@ class QueryPrompts:
                 expected=f"at most {positions}",
                 fix="lower examples, max_document_tokens or max_query_tokens",
             )
+        if padded_length(longest, BATCH_MULTIPLE) > token_budget:
+            raise ModelError(
+                "a prompt does not fit a batch",
+                str(directory),
+                got=f"up to {longest} tokens: {fixed} of template and examples, document and query",
+                expected=f"at most token_budget, {token_budget}",
+                fix=f"set token_budget to {padded_length(longest, BATCH_MULTIPLE)} or more, or lower examples",
+            )
 
     def tokenize(self, documents: Sequence[str]) -> Tokens:
         """Return the tokens of P prompts, one a document."""
-        prompts = [self._before + self._rendered(document) for document in self._cut(documents)]
+        prompts = [
+            self._before + self._rendered(document)
+            for document in self._cut(documents, self._max_document_tokens)
+        ]
         rows = [encoding.ids for encoding in self._backend.encode_batch(prompts)]
         lengths = np.array([0, *map(len, rows)], np.int64)
         ids = np.concatenate([np.zeros(0, np.int32), *(np.array(row, np.int32) for row in rows)])
@@ -75,10 +90,9 @@ class QueryPrompts:
     def _rendered(self, document: str) -> str:
         return self._template.replace("{document}", document)
 
-    def _cut(self, documents: Sequence[str]) -> list[str]:
-        texts = [_one_line(document) for document in documents]
+    def _cut(self, texts: Sequence[str], limit: int) -> list[str]:
+        texts = [_one_line(text) for text in texts]
         encodings = self._backend.encode_batch(texts, add_special_tokens=False)
-        limit = self._max_document_tokens
         return [
             text[: encoding.offsets[limit - 1][1]] if len(encoding.ids) > limit else text
             for text, encoding in zip(texts, encodings, strict=True)
@@ -104,9 +118,14 @@ class QueryWriter:
     ) -> None:
         from models.reranking.network import load_network
 
-        self._network: Any = load_network(directory, "query_likelihood", dtype, device)
+        network: Any = load_network(directory, "query_likelihood", dtype, device)
         self._tokenizer = load_tokenizer(Path(directory))
         self._token_budget, self._max_new = token_budget, max_query_tokens
+        declared = network.generation_config.eos_token_id
+        self._ends: set[int] = {declared} if isinstance(declared, int) else set(declared or ())
+        # What it says else (penalties, beams) would be taken for all that we leave open.
+        network.generation_config = type(network.generation_config)()
+        self._network = network
 
     def write(self, prompts: Tokens) -> list[str]:
         """Return what is written behind each of P prompts: one line, empty where there is none.
@@ -119,7 +138,7 @@ class QueryWriter:
         written = [""] * len(prompts)
         for rows in plan_batches(prompts.lengths + self._max_new, self._token_budget):
             batch = prompts.take(rows)
-            shared = _num_shared(batch)
+            shared = 0 if self._slides(batch) else _num_shared(batch)
             ids_BT, mask_BT = (
                 torch.from_numpy(each).to(self._network.device) for each in _padded(batch, shared)
             )
@@ -135,6 +154,11 @@ class QueryWriter:
                 written[row] = first_line(text)
         return written
 
+    def _slides(self, tokens: Tokens) -> bool:
+        """Return whether padding behind what is shared would take up a part of a layer's window."""
+        window: int | None = getattr(self._network.config, "sliding_window", None)
+        return window is not None and int(tokens.lengths.max()) + self._max_new > window
+
     def _read(self, ids_1T: Any, num_prompts: int) -> Any:
         """Return keys and values of what all prompts of a batch begin with: the examples are read once for all."""
         if not ids_1T.shape[1]:
@@ -149,9 +173,7 @@ class QueryWriter:
 
         # A line has ended with any token that holds its end.
         pieces = self._tokenizer.batch_decode([[token] for token in range(len(self._tokenizer))])
-        ends = {token for token, piece in enumerate(pieces) if "\n" in piece}
-        declared = self._network.generation_config.eos_token_id
-        ends |= {declared} if isinstance(declared, int) else set(declared or ())
+        ends = {token for token, piece in enumerate(pieces) if "\n" in piece} | self._ends
         return GenerationConfig(
             max_new_tokens=self._max_new,
             do_sample=False,

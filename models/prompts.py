@@ -52,9 +52,9 @@ class Prompts:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What embeddings depend on; tasks and suffix only where there are any."""
+        """What embeddings depend on, as JSON; tasks and suffix only where there are any."""
         return {
-            name: value
+            name: [list(task) for task in value] if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
             if value or name in ("query", "document", "pooled")
         }

@@ -144,9 +144,8 @@ class Recipe(BaseModel):
             if mine.generate is None:
                 continue
             if not self.train.max_answers:
-                raise ValueError(
-                    f"{place}.generate: loss clp alone reads its queries: add it to train.loss, or remove generate"
-                )
+                add = "" if self.train.cross_encoder else "add it to train.loss, or "
+                raise ValueError(f"{place}.generate: loss clp alone reads its queries: {add}remove generate")
             if self.train.guide is not None:
                 raise ValueError(
                     f"{place}.generate does not go with train.loss.guide: the guide has not embedded its queries"

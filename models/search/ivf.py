@@ -114,6 +114,8 @@ class ListedDocuments:
             return np.full((len(q_QD), k), -np.inf, np.float32), np.full((len(q_QD), k), -1, np.int64)
         place_QP = np.searchsorted(self._kept_L, lists_QP).clip(max=len(self._kept_L) - 1)
         place_QP[self._kept_L[place_QP] != lists_QP] = -1
+        # No query looks into more lists than there are; faiss would read rows of more as if they were shorter.
+        place_QP = np.ascontiguousarray(-np.sort(-place_QP, axis=1)[:, : len(self._kept_L)])
         return self._search(q_QD, place_QP, k, self._documents.survivors(k))
 
     def _search(

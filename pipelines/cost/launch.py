@@ -169,11 +169,12 @@ def _not_priced(question: Question, recipe: Recipe) -> list[str]:
     if recipe.train.refresh_every_steps:
         notes.append(
             f"mining anew every {recipe.train.refresh_every_steps:,} steps of the training is not priced: each time "
-            "takes as long as the first encode, search and select"
+            "takes as long as the first encode, search, select and generate"
         )
     teachers = [teacher for mine in mining.values() for teacher in mine.teachers.values()]
     models = [one.model for one in teachers if isinstance(one, DenseTeacher | RerankerTeacher) and one.model]
-    if any(model.engine == "vllm" for model in [recipe.model, *models]):
+    writers = [mine.generate for mine in mining.values() if mine.generate]
+    if any(model.engine == "vllm" for model in [recipe.model, *models, *writers]):
         notes.append("engine vllm is priced as torch is: time and memory are those of torch's forward pass")
     if recipe.also and question.is_planned:
         notes.append(f"--documents and --queries are of {MAIN}; what stands under also is taken as it is")

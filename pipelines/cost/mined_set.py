@@ -143,7 +143,6 @@ class MinedSet:
         count = min(self.num_groups * self.mine.select.num_negatives, self.corpus.num_documents)
         shown = config.examples + 1
         mean = shown * (writer.documents.mean_tokens + writer.queries.mean_tokens)
-        # Documents of a prompt are drawn apart: their variances add up.
         spread = shown * (writer.documents.mean_square_tokens - writer.documents.mean_tokens**2)
         num_bytes = shown * (writer.documents.mean_bytes + writer.queries.mean_bytes)
         work = GenerateWork(
@@ -162,7 +161,7 @@ class MinedSet:
         return [
             self._keyed("drafts", "generate", writer.name, work, groups, config, generation),
             self._keyed("drafts_embeddings", "encode", model.name, embedded, groups, config, generation),
-            self._keyed("drafts_candidates", "search", "drafts", found, groups, config, generation),
+            self._keyed("drafts_candidates", "search", "drafts", found, groups, setting="mine.search.index"),
         ]
 
     def embeddings(self, name: str, model: ModelConfig | None, generation: int) -> Keyed:

@@ -94,6 +94,7 @@ def _prompts(data: Artifact, groups: Artifact, config: GenerateConfig) -> "Query
         draw_examples(data, groups, config),
         config.max_document_tokens,
         config.max_query_tokens,
+        config.token_budget,
     )
 
 
@@ -177,8 +178,12 @@ def _commit(work: Work, num_rows: int) -> Artifact:
             fix="take a larger model, or show it more examples",
         )
     drafts = drafts.take(pa.array(kept))
-    dataset = data.read_shard("queries", 0, ["dataset"]).column("dataset")
-    name = dataset[0].as_py() if len(dataset) else SPLIT
+    # They are asked as those are that they were written after.
+    same = next(
+        row
+        for index in range(data.num_shards("queries"))
+        for row in data.read_shard("queries", index, ["dataset", "task", "language"]).slice(0, 1).to_pylist()
+    )
     ordinals = np.arange(len(kept))
     shards = range(0, len(kept), _SHARD_ROWS)
     for index, start in enumerate(shards):
@@ -188,7 +193,7 @@ def _commit(work: Work, num_rows: int) -> Artifact:
             "query_id": [f"{SPLIT}-{ordinal}" for ordinal in ordinals[part].tolist()],
             "text": drafts.column("text")[start : start + _SHARD_ROWS],
         }
-        writer.write_shard("queries", index, _told(table, schemas.QUERIES, dataset=name, task=""))
+        writer.write_shard("queries", index, _told(table, schemas.QUERIES, **same))
     qrels = {"query": ordinals, "doc": drafts.column("doc"), "relevance": np.ones(len(kept), np.float32)}
     writer.write_shard("qrels", 0, _told(qrels, schemas.QRELS, split=SPLIT))
     writer.write_shard("documents", 0, schemas.DOCUMENTS.empty_table())
@@ -218,11 +223,8 @@ def usable(queries: Sequence[str]) -> tuple[list[int], dict[str, int]]:
     return kept, dict(counters)
 
 
-def _told(columns: dict[str, Any], schema: pa.Schema, **same: str) -> pa.Table:
+def _told(columns: dict[str, Any], schema: pa.Schema, **same: str | None) -> pa.Table:
     table = pa.table(columns)
     for name, value in same.items():
         table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
-    for field in schema:
-        if field.name not in table.column_names:
-            table = table.append_column(field.name, pa.nulls(table.num_rows, field.type))
     return schemas.conform(table.select(schema.names), schema)

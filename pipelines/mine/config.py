@@ -127,6 +127,10 @@ class MineConfig(BaseModel):
             return self
         dense = [name for name, teacher in self.teachers.items() if isinstance(teacher, DenseTeacher)]
         named = self.generate.teacher
+        if "drafts" in self.teachers:
+            raise ValueError(
+                "no teacher can be called drafts where queries are generated: that is what they are"
+            )
         if named is None and len(dense) != 1:
             raise ValueError(
                 f"generate.teacher: whose embeddings are meant? Dense teachers are {_listed(dense)}"

@@ -73,6 +73,7 @@ class Assignment:
         writer: Where the lists go.
         embeddings: Embeddings of documents.
         asked: Embeddings of queries.
+        query_starts: Ordinal that each shard of queries begins with, and the total; not all are embedded.
         queries: Ordinals to search, int64 ascending.
         grid: Its groups of documents and parts of the queries.
         centroids: Of all lists.
@@ -82,6 +83,7 @@ class Assignment:
     writer: ArtifactWriter
     embeddings: Artifact
     asked: Artifact
+    query_starts: np.ndarray
     queries: np.ndarray
     grid: Grid
     centroids: Shard
@@ -102,7 +104,7 @@ def write_probes(row: dict[str, Any], work: Assignment, table: str) -> int:
     """
     part = work.grid.parts[row["part"]]
     queries = work.queries[part.start : part.stop]
-    shards = shards_of(work.asked.first_rows("queries"), queries)
+    shards = shards_of(work.query_starts, queries)
     query_QD = take_queries([read_shard(work.asked, "queries", index) for index in shards], queries)
     return work.writer.write_shard(table, row["part"], _nearest(query_QD, work, work.num_probes)).rows
 

@@ -166,7 +166,16 @@ def _with_lists(
         for _ in run_tasks(work.session, [{"index": 0}], train, "search"):
             work.progress.note("")
     centroids = writer.finished(CENTROIDS)[0]
-    common = Assignment(writer, embeddings, task.asked, task.queries, task.grid, centroids, config.num_probes)
+    common = Assignment(
+        writer,
+        embeddings,
+        task.asked,
+        task.data.first_rows("queries"),
+        task.queries,
+        task.grid,
+        centroids,
+        config.num_probes,
+    )
     for side, name, count, write in (
         ("group", "lists", len(task.grid.document_groups), write_lists),
         ("part", "probes", len(task.grid.parts), write_probes),

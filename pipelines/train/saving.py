@@ -5,9 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from cluster.artifacts import Artifact
-from cluster.committed import find_committed
-from cluster.errors import UserError
 from models.checkpoint import resolve_model, save_encoder, verify_export
 from models.encoder import Encoder
 from models.moe.files import is_own_modelling_file
@@ -18,8 +15,7 @@ from pipelines.model import LocatedModel
 from pipelines.texts import TABLES, read_texts
 from pipelines.train.card import model_card
 from pipelines.train.cross_encoder_card import cross_encoder_card
-from pipelines.train.sources import input_name
-from pipelines.train.stages import MAIN
+from pipelines.train.naming import data_of
 from pipelines.train.task import TrainTask
 from pipelines.train.tokens import TokenStore
 
@@ -94,18 +90,6 @@ def _texts(task: TrainTask, kind: Kind, ordinals: np.ndarray) -> dict[int, str]:
     found: dict[int, str] = {}
     for place in np.unique(places).tolist():
         first, name = begin[place]
-        for some, texts in read_texts(_data(task, name), kind, ordinals[places == place] - first):
+        for some, texts in read_texts(data_of(task.plan, name), kind, ordinals[places == place] - first):
             found |= dict(zip((some + first).tolist(), texts, strict=True))
-    return found
-
-
-def _data(task: TrainTask, name: str) -> Artifact:
-    if name == MAIN:
-        return task.data
-    storage, key = task.plan.storage, task.plan.manifest.inputs[input_name(name, "data")]
-    found = find_committed(storage, key)
-    if found is None:
-        raise UserError(
-            "a data set of the plan is gone", where=storage.locate(key), fix="run the recipe again"
-        )
     return found

@@ -144,11 +144,14 @@ class Mine:
         documents = embeddings_table(self.row_docs, self.doc_ND)
         stops = [*edges[1:], len(self.row_docs)]
         queries = embeddings_table(np.arange(len(self.q_QD)), self.q_QD)
+        # As where a split is not asked for: shards are those of the ingest artifact, without its queries.
+        asked = pa.array([split == "train" for split in self.split])
+        kept = zip(cut(queries, queries_a_shard), range(0, len(asked), queries_a_shard), strict=True)
         return self.step(
             "encode",
             {
                 "documents": [documents.slice(a, b - a) for a, b in zip(edges, stops, strict=True)],
-                "queries": cut(queries, queries_a_shard),
+                "queries": [shard.filter(asked.slice(start, queries_a_shard)) for shard, start in kept],
             },
             {"dimension": self.doc_ND.shape[1]},
         )

@@ -7,15 +7,18 @@ import pytest
 
 from cluster.artifacts import ArtifactStore
 from models.generation import TEMPLATE, QueryPrompts, QueryWriter
-from models.prompts import Prompts
 from models.search.exact import pair_scores
 from models.tokenization import TextTokenizer
 from pipelines import schemas
+from pipelines.prompts import PromptsConfig, resolve_prompts
+from pipelines.train.naming import query_name
 from pipelines.train.tokens import TokenStore
 from tests.tiny_mining import mine, write_inputs
 from tests.tiny_rerankers import make_decoder
 
 EXAMPLES, MAX_QUERY, MAX_DOCUMENT, KEEP = 2, 10, 24, 25
+INSTRUCTION = "w1 w2"
+"""Of the task: generated queries are asked as the others are."""
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +29,15 @@ def made(session, tmp_path_factory):
     make_decoder(folder / "writer", seed=3, tied=False)
     generate = (
         f"{{source: {folder / 'writer'}, examples: {EXAMPLES}, max_query_tokens: {MAX_QUERY}, "
-        f"max_document_tokens: {MAX_DOCUMENT}, token_budget: 600, row_documents: 7, keep_rank: {KEEP}, dtype: float32}}"
+        f"max_document_tokens: {MAX_DOCUMENT}, token_budget: 600, row_documents: 3, keep_rank: {KEEP}, dtype: float32}}"
     )
-    settings = ("train.loss={name: clp, max_answers: 2}", "mine.select.teachers=[dense]")
+    settings = (
+        "train.loss={name: clp, max_answers: 2}",
+        "mine.select.teachers=[dense]",
+        f"model.prompts.instructions={{retrieval: {INSTRUCTION}}}",
+    )
     store = ArtifactStore(str(folder / "store"))
-    wanted = ("groups", "drafts_candidates", "order")
+    wanted = ("groups", "drafts_candidates", "order", "trained")
     found = mine(recipe, store, session, *settings, f"mine.generate={generate}", wanted=wanted)
     without = mine(recipe, store, session, *settings, wanted=("order",))
     return found | {"order_without": without["order"]}, folder
@@ -50,12 +57,12 @@ def test_every_negative_that_nobody_asks_for_gets_a_query_of_its_own(made):
     found, folder = made
     data, groups, drafts = found["data"], found["groups"].read("groups").to_pylist(), found["drafts"]
     wanted = sorted({item["doc"] for row in groups for item in row["negatives"]} - asked_for(data))
-    assert drafts.manifest.summary["documents"] == len(wanted) > 7
+    assert drafts.manifest.summary["documents"] == len(wanted) > 3
     positives = {row["query"]: row["positives"][0]["doc"] for row in groups}
     queries, documents = texts_of(data, "queries"), texts_of(data, "documents")
     shown = np.random.default_rng(0).choice(sorted(positives), EXAMPLES, replace=False).tolist()
     examples = [(queries[query], documents[positives[query]]) for query in shown]
-    prompts = QueryPrompts(folder / "writer", TEMPLATE, examples, MAX_DOCUMENT, MAX_QUERY)
+    prompts = QueryPrompts(folder / "writer", TEMPLATE, examples, MAX_DOCUMENT, MAX_QUERY, 600)
     writer = QueryWriter(
         folder / "writer", dtype="float32", device="cpu", token_budget=4096, max_query_tokens=MAX_QUERY
     )
@@ -116,7 +123,23 @@ def test_the_plan_pairs_negatives_with_real_queries_first_then_with_generated_on
     store = TokenStore.load(found["order"].directory("queries"))
     answers = sorted({query for row in order for query in chain(*row["answers"]) if query >= first})
     texts = texts_of(found["drafts"], "queries")
-    tokenizer = TextTokenizer.load(folder / "model", Prompts(), 16, 48)
-    expected = tokenizer.tokenize([texts[query - first] for query in answers], "query")
+    prompts = resolve_prompts(
+        PromptsConfig(instructions={"retrieval": INSTRUCTION}), folder / "model", 16, 48
+    )
+    tokenizer = TextTokenizer.load(folder / "model", prompts, 16, 48)
+    expected = tokenizer.tokenize(
+        [texts[query - first] for query in answers], "query", ["retrieval"] * len(answers)
+    )
+    assert (expected.pool_starts > 0).any()
     tokens = store.tokens.take(store.rows(np.array(answers)))
     assert np.array_equal(tokens.ids, expected.ids) and np.array_equal(tokens.offsets, expected.offsets)
+
+
+def test_a_small_data_set_is_trained_with_them_to_the_end(made):
+    found, _ = made
+    # Fewer queries than texts that an export is compared with: generated ones are among these.
+    assert found["data"].num_rows("queries") < 100
+    assert any(file.name.startswith("model/") for file in found["trained"].manifest.files)
+    first = found["data"].num_rows("queries")
+    assert query_name(found["order"], 0) == "q0"
+    assert query_name(found["order"], first) == "generated-0"

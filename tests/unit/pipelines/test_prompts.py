@@ -99,3 +99,10 @@ def test_what_the_model_cannot_do_is_refused_before_anything_starts(decoder, tmp
     if find_spec("bitsandbytes") is None:
         with pytest.raises(ModelError, match=r"stope\[quantize\]"):
             resolve(decoder, quantize="4bit")
+
+
+def test_what_embeddings_depend_on_is_json(decoder):
+    prompts = {"query": "q: ", "instructions": {"retrieval": "find", "sts": "alike"}}
+    identity = resolve(decoder, prompts=prompts).identity
+    assert json.loads(json.dumps(identity)) == identity
+    assert [task for task, _ in identity["prompts"]["tasks"]] == ["retrieval", "sts"]

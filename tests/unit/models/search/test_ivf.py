@@ -75,14 +75,15 @@ def test_finds_the_best_of_the_probed_lists(corpus, probes, backend):
 
 
 @backends
-def test_groups_of_documents_are_parts_of_the_same_lists(corpus, backend):
+@pytest.mark.parametrize("probes", [3, 8, LISTS])
+def test_groups_of_documents_are_parts_of_the_same_lists(corpus, probes, backend):
     doc_ND, _, _, list_N = corpus
-    whole = search(Documents(doc_ND), list_N, 3, corpus)
+    whole = search(Documents(doc_ND), list_N, probes, corpus)
     parts = []
-    # Most lists have no document in the second group; the last one is empty.
-    for start, stop in ((0, 500), (500, 510), (510, 1200), (1200, 1200)):
+    # Of the second group most lists have no document, of the third all but two; the last one is empty.
+    for start, stop in ((0, 500), (500, 510), (510, 512), (512, 1200), (1200, 1200)):
         group = Documents(doc_ND[start:stop], start)
-        parts.append(search(group, list_N[start:stop], 3, corpus, backend=backend))
+        parts.append(search(group, list_N[start:stop], probes, corpus, backend=backend))
     merged = merge_top_k(parts, K)
     assert np.array_equal(merged[0], whole[0]) and np.array_equal(merged[1], whole[1])
 
