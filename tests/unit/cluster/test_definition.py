@@ -70,7 +70,12 @@ def test_memory_is_read_with_its_unit(text, num_bytes):
             r": a.1: an alias stands within what it names",
         ),
         (H100, "pool: [1, 64]", "pool: [9, 8]", r"roles.tokenize.pool: \[9, 8\] is not \[fewest, most\]"),
-        (H100, "gpus: 2,", "gpus: 9,", r"roles.generate.gpus: .*|roles.generate.gpus is 9.0, more than .* 8"),
+        (
+            H100,
+            "cpus: 4, gpus: 1, memory: 48Gi",
+            "cpus: 4, gpus: 9, memory: 48Gi",
+            r"roles.generate.gpus: .*|roles.generate.gpus is 9.0, more than .* 8",
+        ),
         (H100, "min: 0\n", "min: 3\n", r"workers.gpu: min 3 is above max 2"),
         (H100, "memory: 1024Gi", "memory: auto", r"auto needs provider.kind local"),
         (H100, "head:", "#", r"head: missing"),
