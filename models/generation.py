@@ -13,11 +13,34 @@ import numpy as np
 from models.errors import ModelError
 from models.inference import BATCH_MULTIPLE, plan_batches
 from models.layout import max_positions, read_config
+from models.reranking.description import ARCHITECTURES
 from models.tokenization import Tokens, padded_length
 from models.tokenizer_files import deserialize, load_backend, load_tokenizer
 
 TEMPLATE = "Document: {document}\nQuery:"
 """A document, and where the query begins: what language models continue without any instruction."""
+
+
+METHOD = "query_likelihood"
+"""What a causal language model with its head is called where it reranks."""
+
+
+def check_writer(directory: Path) -> None:
+    """Refuse a model that writes no text.
+
+    Raises:
+        ModelError: Its architecture has no head of a causal language model.
+    """
+    named = [str(name) for name in read_config(directory).get("architectures") or ()]
+    fitting = ARCHITECTURES[METHOD]
+    if named and not any(name.endswith(fitting) for name in named):
+        raise ModelError(
+            "this model writes no text",
+            str(directory),
+            got=", ".join(named),
+            expected="an architecture *" + " or *".join(fitting),
+            fix="name a causal language model under mine.generate.source",
+        )
 
 
 class QueryPrompts:
@@ -118,7 +141,7 @@ class QueryWriter:
     ) -> None:
         from models.reranking.network import load_network
 
-        network: Any = load_network(directory, "query_likelihood", dtype, device)
+        network: Any = load_network(directory, METHOD, dtype, device)
         self._tokenizer = load_tokenizer(Path(directory))
         self._token_budget, self._max_new = token_budget, max_query_tokens
         declared = network.generation_config.eos_token_id

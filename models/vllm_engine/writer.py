@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from models.generation import first_line
+from models.generation import METHOD, check_writer, first_line
 from models.layout import max_positions, read_config
-from models.reranking.description import check_architecture
 from models.tokenization import Tokens
 from models.vllm_engine.start import prompts_of, start
 from models.vllm_engine.support import Engine, check_reranker
@@ -36,8 +35,8 @@ class VllmWriter:
         max_query_tokens: int,
     ) -> None:
         config = read_config(Path(directory))
-        check_architecture(directory, "query_likelihood")
-        check_reranker(config, str(directory), "query_likelihood")
+        check_writer(Path(directory))
+        check_reranker(config, str(directory), METHOD)
         self._max_new = max_query_tokens
         self._llm = start(
             directory,

@@ -44,13 +44,13 @@ class LocatedWriter:
             ModelError: The source is no causal language model, or the engine is not installed or does not compute it.
         """
         from models.checkpoint import resolve_model
+        from models.generation import METHOD, check_writer
         from models.layout import model_digest, read_config
         from models.precision import device_kind, resolve_dtype
-        from models.reranking.description import check_architecture
         from models.vllm_engine.support import check_reranker
 
         directory = resolve_model(config.source)
-        check_architecture(directory, METHOD)
+        check_writer(directory)
         if config.engine == "vllm":
             check_reranker(read_config(directory), config.source, METHOD)
         return cls(
@@ -105,10 +105,6 @@ class LocatedWriter:
         from models.vllm_engine.writer import VllmWriter
 
         return VllmWriter(directory, self.engine, **settings).write
-
-
-METHOD = "query_likelihood"
-"""What this kind of model is called where it reranks: a causal language model with its head."""
 
 
 class DraftWriter:

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from models.errors import ModelError
-from models.generation import TEMPLATE, QueryPrompts, QueryWriter, first_line
-from tests.tiny_rerankers import make_decoder
+from models.generation import TEMPLATE, QueryPrompts, QueryWriter, check_writer, first_line
+from tests.tiny_rerankers import make_cross_encoder, make_decoder
 
 DOCUMENTS = ["yes no", "we\n occupy  the house", "", "a " * 40, "a a a a a a", "no yes no yes"]
 MAX_NEW = 12
@@ -117,6 +117,12 @@ def test_padding_takes_no_part_of_a_window(directory, tmp_path, examples):
         tokens.ids[start:stop] for start, stop in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True)
     ]
     assert writer_of(tmp_path).write(tokens) == [naive(tmp_path, row.tolist())[0] for row in rows]
+
+
+def test_a_model_that_writes_no_text_is_refused(directory, tmp_path):
+    check_writer(directory)
+    with pytest.raises(ModelError, match=r"writes no text[\s\S]*got: BertForSequenceClassification"):
+        check_writer(make_cross_encoder(tmp_path))
 
 
 @pytest.mark.parametrize(
