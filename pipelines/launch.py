@@ -75,6 +75,7 @@ def launch(
 def launch_sweep(
     recipe_name: str,
     grid: list[str],
+    methods: list[str],
     settings: list[str],
     seeds: int,
     definition_name: str,
@@ -86,6 +87,7 @@ def launch_sweep(
     Args:
         recipe_name: A file, or the name of a shipped recipe.
         grid: ``key=value,value`` lines; empty: the methods of the literature.
+        methods: Those of the literature that are compared; empty: all.
         settings: ``key=value`` overrides that hold for all methods.
         seeds: Trainings of each method; 0: mine only.
         definition_name: A file, or the name of a shipped cluster definition.
@@ -97,18 +99,22 @@ def launch_sweep(
     definition = load_definition(definition_name)
     store = ArtifactStore(storage or definition.storage)
     with Session(definition, quiet="--debug" not in sys.argv) as session:
-        steps, metrics = sweep_steps(recipe_name, settings, grid, seeds, session)
-        wanted = ("audit", *(key for keys in metrics.values() for key in keys))
+        steps, metrics = sweep_steps(recipe_name, settings, grid, methods, seeds, session)
+        audited = [name for name in ("audit",) if name in steps]
+        wanted = (*audited, *(key for keys in metrics.values() for key in keys))
         if dry_run:
             show.survey(steps, survey(steps, wanted, store))
             return
         with _recorded(console, recipe, definition, store) as run:
             done = execute(steps, wanted, store, session, Progress(console), run)
-            audit = made(done["audit"])
-            show_audit(console, Audit.read(audit))
-            console.print(
-                f"[bold]Page[/]  {escape(str(audit.file('report.html')))}", highlight=False, soft_wrap=True
-            )
+            for name in audited:
+                audit = made(done[name])
+                show_audit(console, Audit.read(audit))
+                console.print(
+                    f"[bold]Page[/]  {escape(str(audit.file('report.html')))}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
             if seeds:
                 show.trained_methods(
                     console, {method: [made(done[key]) for key in keys] for method, keys in metrics.items()}

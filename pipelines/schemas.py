@@ -4,14 +4,17 @@ Dense int64 ordinals (``doc``, ``query``), global to one ingest artifact, key al
 joined back at the edges. A schema carries its name and version in its metadata, and both reach the manifest.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pyarrow as pa
+from pydantic import Field
 
 from cluster.errors import UserError
 
 Split = Literal["train", "dev", "test"]
 """The splits a query can belong to."""
+Metric = Annotated[str, Field(pattern=r"^(ndcg|mrr|recall)@[1-9]\d{0,3}$")]
+"""ndcg, mrr or recall, at a rank."""
 
 
 def _table(name: str, version: int, fields: list[pa.Field]) -> pa.Schema:
@@ -174,6 +177,18 @@ TRAINING_STEPS = _table(
         _required("tokens", pa.int64()),
         pa.field("largest_expert_share", pa.float64()),
         pa.field("replaced_negatives", pa.int64()),
+    ],
+)
+
+METRICS_BY_QUERY = _table(
+    "metrics_by_query",
+    1,
+    [
+        _required("run", pa.string()),
+        _required("query", pa.int64()),
+        _required("metric", pa.string()),
+        _required("k", pa.int32()),
+        _required("value", pa.float64()),
     ],
 )
 

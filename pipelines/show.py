@@ -3,10 +3,10 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from textwrap import indent
 from typing import Any
 
+import numpy as np
 import yaml
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +14,8 @@ from rich.table import Table
 
 from cluster.artifacts import Artifact
 from cluster.listing import print_rows
+from pipelines.evaluate.bootstrap import paired_difference
+from pipelines.evaluate.pipeline import by_query
 from pipelines.execute import Done
 from pipelines.index.pipeline import EMBEDDINGS_FILE
 from pipelines.recipe import Recipe
@@ -104,35 +106,34 @@ def metrics(console: Console, artifact: Artifact) -> None:
 
 
 def trained_methods(console: Console, metrics: Mapping[str, Sequence[Artifact]]) -> None:
-    """Print what the negatives of each method train, a row a method: means over its seeds.
+    """Print what the negatives of each method train, a row a method: means over its seeds and what training gained.
 
     Args:
         console: Where.
         metrics: Method -> artifacts of evaluate, one a seed; base and BM25 are the same in all of them.
     """
-    rows = {method: [each.read("metrics").to_pylist() for each in made] for method, made in metrics.items()}
-    first = next(iter(rows.values()))[0]
-    names = list(dict.fromkeys((row["metric"], row["k"]) for row in first))
+    first = next(iter(metrics.values()))[0]
+    told = first.read("metrics").to_pylist()
+    names = list(dict.fromkeys((row["metric"], row["k"]) for row in told))
+    baselines = {name: by_query(first, "base", name) for name in names}
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("trained with")
     for metric, k in names:
         table.add_column(f"{LABELS[metric]}@{k}", justify="right")
-    table.add_column("over seeds", justify="right")
-    for run in dict.fromkeys(
-        row["run"] for row in first if row["run"] != "tuned" and " - " not in row["run"]
-    ):
-        values = {(row["metric"], row["k"]): row["value"] for row in first if row["run"] == run}
-        table.add_row(f"[dim]{run}[/]", *(f"{values[name]:.3f}" for name in names), "")
-    for method, seeds in rows.items():
-        of_seed = [
-            {(row["metric"], row["k"]): row["value"] for row in seed if row["run"] == "tuned"}
-            for seed in seeds
-        ]
-        means = [f"{fmean(values[name] for values in of_seed):.3f}" for name in names]
-        leading = [values[names[0]] for values in of_seed]
-        spread = f"{min(leading):.3f} {max(leading):.3f}" if len(leading) > 1 else ""
-        table.add_row(escape(method), *means, spread)
-    console.print(f"\n[bold]{escape(first[0]['dataset'])}, {first[0]['split']}[/]", highlight=False)
+    table.add_column(f"{LABELS[names[0][0]]}@{names[0][1]} less base (95%)", justify="right")
+    table.add_column("seeds", justify="right")
+    for run in dict.fromkeys(row["run"] for row in told if row["run"] != "tuned" and " - " not in row["run"]):
+        table.add_row(f"[dim]{run}[/]", *(f"{by_query(first, run, name).mean():.3f}" for name in names))
+    for method, seeds in metrics.items():
+        values = {name: np.stack([by_query(seed, "tuned", name) for seed in seeds]) for name in names}
+        means = [f"{values[name].mean():.3f}" for name in names]
+        gain = paired_difference(values[names[0]], baselines[names[0]])
+        leading = values[names[0]].mean(axis=1)
+        spread = f"{leading.min():.3f} {leading.max():.3f}" if len(seeds) > 1 else ""
+        gained = f"{gain.mean:+.3f} ({gain.low:+.3f} {gain.high:+.3f})"
+        table.add_row(escape(method), *means, gained, spread)
+    asked = f"{first.manifest.summary['num_queries']:,} queries"
+    console.print(f"\n[bold]{escape(told[0]['dataset'])}, {told[0]['split']}[/]  {asked}", highlight=False)
     console.print(table)
 
 

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from cluster.artifacts import Artifact
 from cluster.errors import UserError
@@ -16,8 +17,7 @@ from pipelines.metrics import PerQuery, Ranking, Relevance, per_query_metrics
 from pipelines.own_documents import own_documents
 from pipelines.steps import Step, Work
 
-STAGE_VERSION = 2
-METRICS = ("ndcg@10", "mrr@10", "recall@10", "recall@100")
+STAGE_VERSION = 3
 Differences = Sequence[tuple[str, str]]
 """Pairs of rankings that are compared query by query: the first less the second."""
 TRAINED = (("tuned", "base"),)
@@ -41,7 +41,7 @@ def evaluate_step(
         over: Name -> the ranking whose first documents it ranks again; the others follow it in their order.
 
     Returns:
-        A step whose artifact has the table `metrics`, one row for each ranking and metric.
+        A step whose artifact has the tables `metrics`, one row for each ranking and metric, and `metrics_by_query`.
     """
     return Step(
         stage="evaluate",
@@ -81,7 +81,7 @@ def _run(
         ranking = read_ranking(work.inputs[name])
         if name in over:
             ranking = continued(ranking, read_ranking(work.inputs[over[name]]))
-        scored[name] = per_query_metrics(ranking, relevance, METRICS, ignore)
+        scored[name] = per_query_metrics(ranking, relevance, config.metrics, ignore)
         work.progress.advance()
     dataset = data.read_shard("documents", 0, columns=["dataset"]).column("dataset")[0].as_py()
     resampling = {"num_resamples": config.bootstrap_samples, "seed": config.seed}
@@ -94,11 +94,31 @@ def _run(
         after, before = (scored[name].values for name in pair)
         rows += [
             _row(" - ".join(pair), metric, paired_difference(after[metric], before[metric], **resampling))
-            for metric in METRICS
+            for metric in config.metrics
         ]
     table = pa.Table.from_pylist([{**row, "dataset": dataset, "split": config.split} for row in rows])
     work.writer.write_shard("metrics", 0, schemas.conform(table, schemas.METRICS))
-    return work.commit({"metrics": 1}, {"num_queries": len(scored[names[0]].queries)})
+    by_query = pa.concat_tables(_by_query(name, per_query) for name, per_query in scored.items())
+    work.writer.write_shard("metrics_by_query", 0, schemas.conform(by_query, schemas.METRICS_BY_QUERY))
+    return work.commit({"metrics": 1, "metrics_by_query": 1}, {"num_queries": len(scored[names[0]].queries)})
+
+
+def by_query(evaluated: Artifact, run: str, metric: tuple[str, int]) -> NDArray[np.float64]:
+    """Return one metric of every query of an evaluation, by ascending query.
+
+    Args:
+        evaluated: What ``evaluate_step`` made.
+        run: Name of a ranking.
+        metric: Its name and rank.
+
+    Returns:
+        float64 [Q].
+    """
+    table = evaluated.read("metrics_by_query")
+    for column, value in zip(("run", "metric", "k"), (run, *metric), strict=True):
+        table = table.filter(pc.equal(table.column(column), value))
+    values: NDArray[np.float64] = table.sort_by("query").column("value").to_numpy()
+    return values
 
 
 def read_relevance(data: Artifact, split: str) -> Relevance:
@@ -144,6 +164,18 @@ def continued(ranking: Ranking, over: Ranking) -> Ranking:
 
 
 def _row(run: str, metric: str, interval: Interval) -> dict[str, object]:
-    name, _, k = metric.partition("@")
     estimate = {"value": interval.mean, "ci_low": interval.low, "ci_high": interval.high}
-    return {"run": run, "metric": name, "k": int(k), **estimate}
+    return {"run": run, **_named(metric), **estimate}
+
+
+def _by_query(run: str, per_query: PerQuery) -> pa.Table:
+    tables = []
+    for metric, values in per_query.values.items():
+        same = {name: pa.repeat(value, len(values)) for name, value in {"run": run, **_named(metric)}.items()}
+        tables.append(pa.table({**same, "query": per_query.queries, "value": values}))
+    return pa.concat_tables(tables)
+
+
+def _named(metric: str) -> dict[str, object]:
+    name, _, k = metric.partition("@")
+    return {"metric": name, "k": int(k)}

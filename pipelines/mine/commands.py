@@ -15,6 +15,14 @@ GridOption = Annotated[
         "product is swept. Without it the methods of the literature are.",
     ),
 ]
+MethodOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="One of the literature's methods, by the name it has in the table; these alone are compared. Repeatable.",
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting for all methods. Repeatable."),
@@ -26,9 +34,15 @@ def sweep(
         str, typer.Argument(help="A YAML file, or the name of a recipe that ships with Stope.")
     ],
     grid: GridOption = None,
+    methods: MethodOption = None,
     settings: SetOption = None,
     train: Annotated[
-        bool, typer.Option("--train", help="Train and evaluate with every method's negatives as well.")
+        bool,
+        typer.Option(
+            "--train",
+            help="Train and evaluate with every method's negatives as well, with random and BM25 negatives, and with "
+            "soft labels.",
+        ),
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="With --train: trainings of each method, averaged.")] = 1,
     definition: DefinitionOption = "local",
@@ -43,4 +57,6 @@ def sweep(
     """
     from pipelines.launch import launch_sweep
 
-    launch_sweep(recipe, grid or [], settings or [], seeds if train else 0, definition, storage, dry_run)
+    launch_sweep(
+        recipe, grid or [], methods or [], settings or [], seeds if train else 0, definition, storage, dry_run
+    )

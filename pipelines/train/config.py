@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from pipelines.schemas import Split
+from pipelines.schemas import Metric, Split
 from pipelines.train.cross_encoder_config import CrossEncoderConfig, refusals
 from pipelines.train.lora_config import LoraConfig
 from pipelines.train.loss_config import (
@@ -68,7 +68,7 @@ class DevConfig(BaseModel):
     this number. Values lie above those of the whole corpus, which evaluate measures."""
     every_steps: int = Field(default=50, ge=1)
     """Between two evaluations; there is one before the first step and one after the last, too."""
-    metric: str = Field(default="ndcg@10", pattern=r"^(ndcg|mrr|recall)@[1-9]\d{0,3}$")
+    metric: Metric = "ndcg@10"
     """What counts: ndcg, mrr or recall, at a rank."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many evaluations in a row without a gain. Null: train all steps."""

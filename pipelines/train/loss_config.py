@@ -79,12 +79,14 @@ class ClpConfig(LossTerm):
         return self.model_dump(exclude={"name", "weight", "max_answers"})
 
 
-class _Distilled(LossTerm):
+class Distilled(LossTerm):
+    """A loss that learns a teacher's scores."""
+
     teacher: str | None = None
     """Whose scores count: a name under mine.teachers. Null: the only teacher."""
 
 
-class SoftLabelsConfig(_Distilled):
+class SoftLabelsConfig(Distilled):
     """Cross entropy between a teacher's distribution over the group and the model's."""
 
     name: Literal["soft_labels"]
@@ -93,7 +95,7 @@ class SoftLabelsConfig(_Distilled):
     """Divides the teacher's scores: 1 for a reranker's logits, about 0.1 for scores in 0 to 1."""
 
 
-class ListwiseKlConfig(_Distilled):
+class ListwiseKlConfig(Distilled):
     """KL divergence between a teacher's distribution over the group and the model's."""
 
     name: Literal["listwise_kl"]
@@ -104,7 +106,7 @@ class ListwiseKlConfig(_Distilled):
     """Divides the teacher's scores."""
 
 
-class MarginMseConfig(_Distilled):
+class MarginMseConfig(Distilled):
     """Squared difference between the model's margins and a teacher's."""
 
     name: Literal["margin_mse"]
@@ -113,7 +115,7 @@ class MarginMseConfig(_Distilled):
     """Multiplies the teacher's margins, to bring them to those of cosines."""
 
 
-class BixseConfig(_Distilled):
+class BixseConfig(Distilled):
     """Binary cross entropy of every pair against the teacher's score, 0 for documents of other rows."""
 
     name: Literal["bixse"]

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from cluster.errors import UserError
-from pipelines.mine.sweep import METHODS, SAMPLED, sweep_steps
+from pipelines.mine.sweep import METHODS, OTHERS, SAMPLED, SOFT_LABELS, sweep_steps
 from pipelines.recipe import load_recipe
 from tests.tiny_rerankers import make_cross_encoder
 from tests.tiny_training import local_session, make_model
@@ -53,18 +53,20 @@ def folder(tmp_path_factory):
     return folder
 
 
-def swept(path, *grid, seeds=0):
+def swept(path, *grid, methods=(), seeds=0):
     with local_session() as session:
-        return sweep_steps(str(path), (), grid, seeds, session)
+        return sweep_steps(str(path), (), grid, methods, seeds, session)
+
+
+def selecting(steps):
+    return [step for step in steps.values() if step.stage == "select" and "starved" not in step.label]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_method_selects_by_its_own_rule(folder, name):
     own = load_recipe(str(folder / f"{name}.yaml")).mine.select
     steps, _ = swept(folder / f"{name}.yaml")
-    selected = [
-        step.identity for step in steps.values() if step.stage == "select" and "starved" not in step.label
-    ]
+    selected = [step.identity for step in selecting(steps)]
     rules = [(one["filter"]["method"], one["filter"]["threshold"], one["selection"]) for one in selected]
     expected = [(rule["method"], rule.get("threshold"), "top") for rule in METHODS.values()]
     if name != "in turns":
@@ -109,3 +111,37 @@ def test_a_grid_compares_settings_of_selection_and_with_training_of_training(fol
 def test_what_changes_more_than_the_selection_is_refused(folder, grid, seeds, message):
     with pytest.raises(UserError, match=f"(?m){message}"):
         swept(folder / "plain.yaml", grid, seeds=seeds)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_with_training_other_negatives_and_soft_labels_stand_beside_the_methods(folder, name):
+    steps, metrics = swept(folder / f"{name}.yaml", seeds=2)
+    audited, _ = swept(folder / f"{name}.yaml")
+    assert [*OTHERS] == [*metrics][:2] and SOFT_LABELS in metrics
+    assert all(len(set(keys)) == 2 for keys in metrics.values())
+    # What is examined is the same as without training: neither other candidates nor the same negatives once more.
+    assert steps["audit"].key == audited["audit"].key
+    both = {step.key for step in selecting(audited)}
+    new = [step.identity for step in selecting(steps) if step.key not in both]
+    assert [(one["filter"]["method"], one["ensemble"], one["selection"]) for one in new] == [
+        ("naive", "none", "top")
+    ] * 2
+
+
+def test_only_the_methods_that_are_named_are_compared(folder):
+    steps, metrics = swept(folder / "plain.yaml", methods=["BM25", "perc_pos .95"], seeds=1)
+    assert [*metrics] == ["BM25", "perc_pos .95"]
+    assert sorted(step.identity["filter"]["method"] for step in selecting(steps)) == ["naive", "perc_pos"]
+    steps, _ = swept(folder / "plain.yaml", methods=["random"], seeds=1)
+    assert "audit" not in steps, "nothing to examine"
+    with pytest.raises(UserError, match=r"(?s)no such method.*BM25.*only with --train"):
+        swept(folder / "plain.yaml", methods=["BM25"])
+    with pytest.raises(UserError, match="leave out the one"):
+        swept(folder / "plain.yaml", "mine.select.num_negatives=2,3", methods=["naive"])
+
+
+def test_what_is_learned_softly_already_is_not_learned_twice(folder):
+    recipe = yaml.safe_load((folder / "plain.yaml").read_text())
+    recipe["train"] = {"loss": [{"name": "infonce"}, {"name": "bixse"}]}
+    (folder / "soft.yaml").write_text(yaml.safe_dump(recipe))
+    assert SOFT_LABELS not in swept(folder / "soft.yaml", seeds=1)[1]
