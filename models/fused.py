@@ -2,7 +2,7 @@
 
 What it saves against the module tree: the copy of the bias that addmm makes before every product, two of the
 three query-key-value products, and one pass over memory for each GELU and each residual. Same weights, same
-arithmetic up to the rounding of the dtype; ``fuse`` declines whatever it does not know, and the caller then
+arithmetic up to the rounding of the dtype; ``is_fusible`` declines whatever it does not know, and the caller then
 runs the module tree.
 
 Shapes: B texts, T padded tokens, M = B x T, H hidden size, F = intermediate size, h heads, d = H / h.
@@ -14,8 +14,20 @@ from typing import Any
 import torch
 from torch import nn
 
-# Layers of these families have one and the same structure; the number is where positions begin, given the
-# padding id.
+from models.moe.experts import ExpertLinear
+from models.moe.layer import MoeFeedForward, Moved
+from models.moe.router import Router
+
+# Experts are given their rows in multiples of this, so that their products have few shapes: each is planned once.
+_ROW_MULTIPLE = 64
+
+_PLAIN = (
+    *(nn.LayerNorm, nn.Dropout, nn.Embedding, nn.Linear, nn.Identity),
+    *(MoeFeedForward, ExpertLinear, Router, Moved),
+)
+
+# Layers of these families have one and the same structure, with experts too; the truth is of whether positions begin
+# behind the padding id.
 _FAMILIES = {"BertModel": False, "RobertaModel": True, "XLMRobertaModel": True, "CamembertModel": True}
 
 
@@ -48,6 +60,47 @@ class Product:
         return torch.ops.mkldnn._linear_pointwise.binary(x_MI, residual_MO, self._weight, self._bias, "add")
 
 
+class FusedFeedForward:
+    """A feed-forward block and the residual around it.
+
+    Args:
+        up: Before the activation.
+        down: Behind it.
+    """
+
+    def __init__(self, up: Product, down: Product) -> None:
+        self._up, self._down = up, down
+
+    def plus(self, x_MH: torch.Tensor) -> torch.Tensor:
+        """Return what the block makes of each row, plus the row."""
+        return self._down.plus(self._up.gelu(x_MH), x_MH)
+
+
+class FusedExperts:
+    """A feed-forward block with experts, one a token, and the residual around it.
+
+    The rows of an expert pass through the whole block together, so only rows of the hidden size are moved.
+
+    Args:
+        block: One that weighs by 1: ``_is_alone`` is true.
+    """
+
+    def __init__(self, block: MoeFeedForward) -> None:
+        self._router: torch.Tensor = block.router.weight.detach().float()
+        ups, downs = (_products(each, block.num_experts) for each in (block.up, block.down))
+        self._experts = [FusedFeedForward(up, down) for up, down in zip(ups, downs, strict=True)]
+
+    def plus(self, x_MH: torch.Tensor) -> torch.Tensor:
+        """Return what the block makes of each row, plus the row."""
+        chosen_M = nn.functional.linear(x_MH.float(), self._router).argmax(-1)
+        out_MH = torch.empty_like(x_MH)
+        for expert, feed_forward in enumerate(self._experts):
+            rows = (chosen_M == expert).nonzero().flatten()
+            filled = nn.functional.pad(rows, (0, -len(rows) % _ROW_MULTIPLE))
+            out_MH[rows] = feed_forward.plus(x_MH.index_select(0, filled))[: len(rows)]
+        return out_MH
+
+
 @dataclass(frozen=True)
 class FusedLayer:
     """The weights of one transformer layer, packed."""
@@ -55,8 +108,7 @@ class FusedLayer:
     query_key_value: Product
     attention_output: Product
     attention_norm: nn.LayerNorm
-    up: Product
-    down: Product
+    feed_forward: FusedFeedForward | FusedExperts
     output_norm: nn.LayerNorm
     num_heads: int
 
@@ -70,7 +122,7 @@ class FusedLayer:
         )
         attended_MH = attended_BhTd.transpose(1, 2).reshape(x_MH.shape)
         x_MH = self.attention_norm(self.attention_output.plus(attended_MH, x_MH))
-        return self.output_norm(self.down.plus(self.up.gelu(x_MH), x_MH))
+        return self.output_norm(self.feed_forward.plus(x_MH))
 
 
 class FusedBackbone:
@@ -85,7 +137,7 @@ class FusedBackbone:
         self._words: torch.Tensor = table.word_embeddings.weight.detach()
         positions = table.position_embeddings.weight.detach().float()
         types = table.token_type_embeddings.weight.detach().float()
-        first = int(table.padding_idx) + 1 if _FAMILIES[type(backbone).__name__] else 0
+        first = int(table.padding_idx) + 1 if _FAMILIES[_family(backbone)] else 0
         self._positions = (positions[first:] + types[0]).to(self._words.dtype)
         self._norm: nn.LayerNorm = table.LayerNorm
         self._layers = [_pack(layer) for layer in backbone.encoder.layer]
@@ -112,11 +164,11 @@ class FusedBackbone:
 def is_fusible(backbone: Any) -> bool:
     """Return whether ``FusedBackbone`` computes what ``backbone`` does.
 
-    It must be a plain model, on a processor with oneDNN.
+    It must be a plain model, or one with experts that are alone with a token, on a processor with oneDNN.
 
-    Adapters, experts and other replacements change the type of a layer, and are declined for that.
+    Adapters and other replacements change the type of a layer, and are declined for that.
     """
-    if type(backbone).__name__ not in _FAMILIES or not torch.backends.mkldnn.is_available():
+    if _family(backbone) not in _FAMILIES or not torch.backends.mkldnn.is_available():
         return False
     config = backbone.config
     weight = next(backbone.parameters())
@@ -127,22 +179,23 @@ def is_fusible(backbone: Any) -> bool:
             return False
     elif weight.dtype != torch.float32:
         return False
-    leaves = {
-        "LayerNorm": nn.LayerNorm,
-        "Dropout": nn.Dropout,
-        "Embedding": nn.Embedding,
-        "Linear": nn.Linear,
-    }
+    own = (type(backbone.encoder).__module__, "torch.nn.modules.container", "transformers.activations")
     for module in backbone.encoder.modules():
-        plain = type(module) is leaves.get(type(module).__name__)
-        known = plain or type(module).__module__ in _modules_of(backbone)
+        known = type(module) in _PLAIN or type(module).__module__ in own
         if not known or module._forward_hooks or module._forward_pre_hooks:
+            return False
+        if isinstance(module, MoeFeedForward) and not _is_alone(module):
             return False
     return True
 
 
-def _modules_of(backbone: nn.Module) -> tuple[str, ...]:
-    return type(backbone).__module__, "torch.nn.modules.container", "transformers.activations"
+def _family(backbone: nn.Module) -> str:
+    return type(backbone).__name__.removeprefix("Moe")
+
+
+def _is_alone(block: MoeFeedForward) -> bool:
+    """Return whether a token has one expert whose weight is 1."""
+    return block.experts_per_token == 1 and block.kind != "switch" and not block.gated
 
 
 def _pack(layer: Any) -> FusedLayer:
@@ -156,11 +209,24 @@ def _pack(layer: Any) -> FusedLayer:
         ),
         attention_output=_product(attention.output.dense),
         attention_norm=attention.output.LayerNorm,
-        up=_product(layer.intermediate.dense),
-        down=_product(layer.output.dense),
+        feed_forward=_feed_forward(layer),
         output_norm=layer.output.LayerNorm,
         num_heads=int(heads.num_attention_heads),
     )
+
+
+def _feed_forward(layer: Any) -> FusedFeedForward | FusedExperts:
+    if isinstance(layer.intermediate, MoeFeedForward):
+        return FusedExperts(layer.intermediate)
+    return FusedFeedForward(_product(layer.intermediate.dense), _product(layer.output.dense))
+
+
+def _products(layer: nn.Linear | ExpertLinear, num_experts: int) -> list[Product]:
+    """Return a product an expert; of a dense layer one and the same."""
+    if isinstance(layer, ExpertLinear):
+        assert layer.bias is not None, "these families have biases"
+        return [Product(weight, bias) for weight, bias in zip(layer.weight, layer.bias, strict=True)]
+    return [_product(layer)] * num_experts
 
 
 def _product(linear: nn.Linear) -> Product:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from models.checkpoint import load_encoder, save_encoder, verify_export
 from models.errors import ModelError
+from models.fused import is_fusible
 from models.inference import embed
 from models.layout import describe_model, model_digest
 from models.moe.files import MODELLING_FILE, is_own_modelling_file, modelling_source
@@ -57,6 +58,7 @@ def test_comes_back_exactly_without_remote_code(written):
     assert before.keys() == after.keys()
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     tokens = TextTokenizer.load(directory, Prompts(), 24, 24).tokenize(SENTENCES, "query")
+    assert is_fusible(loaded.backbone) and is_fusible(encoder.backbone)
     np.testing.assert_array_equal(embed(loaded, tokens), embed(encoder, tokens))
     again = load_encoder(directory, "bfloat16")
     assert np.einsum("nd,nd->n", embed(again, tokens), embed(encoder, tokens)).min() > 0.98
