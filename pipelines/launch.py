@@ -13,7 +13,7 @@ from cluster.runs import Run
 from cluster.session import Session
 from pipelines import show
 from pipelines.execute import Done, execute, made, survey
-from pipelines.mine.sweep import sweep_steps
+from pipelines.mine.sweep import Comparison, sweep_steps
 from pipelines.progress import Progress
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.release import create_release
@@ -74,8 +74,7 @@ def launch(
 
 def launch_sweep(
     recipe_name: str,
-    grid: list[str],
-    methods: list[str],
+    compared: Comparison,
     settings: list[str],
     seeds: int,
     definition_name: str,
@@ -86,8 +85,7 @@ def launch_sweep(
 
     Args:
         recipe_name: A file, or the name of a shipped recipe.
-        grid: ``key=value,value`` lines; empty: the methods of the literature.
-        methods: Those of the literature that are compared; empty: all.
+        compared: What is laid side by side.
         settings: ``key=value`` overrides that hold for all methods.
         seeds: Trainings of each method; 0: mine only.
         definition_name: A file, or the name of a shipped cluster definition.
@@ -99,7 +97,7 @@ def launch_sweep(
     definition = load_definition(definition_name)
     store = ArtifactStore(storage or definition.storage)
     with Session(definition, quiet="--debug" not in sys.argv) as session:
-        steps, metrics = sweep_steps(recipe_name, settings, grid, methods, seeds, session)
+        steps, metrics = sweep_steps(recipe_name, settings, compared, seeds, session)
         audited = [name for name in ("audit",) if name in steps]
         wanted = (*audited, *(key for keys in metrics.values() for key in keys))
         if dry_run:

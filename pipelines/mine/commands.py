@@ -23,6 +23,15 @@ MethodOption = Annotated[
         help="One of the literature's methods, by the name it has in the table; these alone are compared. Repeatable.",
     ),
 ]
+VariantOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--variant",
+        metavar="'NAME: KEY=VALUE ...'",
+        help="Settings to compare under a name of their own, e.g. --variant 'plain: train.loss.name=infonce'. "
+        "Repeatable.",
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting for all methods. Repeatable."),
@@ -35,6 +44,7 @@ def sweep(
     ],
     grid: GridOption = None,
     methods: MethodOption = None,
+    variants: VariantOption = None,
     settings: SetOption = None,
     train: Annotated[
         bool,
@@ -56,7 +66,7 @@ def sweep(
     Example: stope mine sweep demo --grid mine.select.filter.threshold=0.9,0.95,0.98
     """
     from pipelines.launch import launch_sweep
+    from pipelines.mine.sweep import Comparison
 
-    launch_sweep(
-        recipe, grid or [], methods or [], settings or [], seeds if train else 0, definition, storage, dry_run
-    )
+    compared = Comparison(grid or (), methods or (), variants or ())
+    launch_sweep(recipe, compared, settings or [], seeds if train else 0, definition, storage, dry_run)

@@ -1,79 +1,67 @@
-"""A grid of mining methods over what is already scored: one selection each, one audit, one table."""
+"""Methods of mining over what is already scored: one selection each, one audit, one table."""
 
-import json
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 from cluster.errors import UserError
 from cluster.session import Session
+from pipelines.mine.literature import TRAINED_ALONE, literature
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.report.pipeline import audit_step
 from pipelines.run import plan
 from pipelines.steps import Step
-from pipelines.train.loss_config import Distilled
 
-METHODS: dict[str, dict[str, str | float]] = {
-    "naive": {"method": "naive"},
-    "shifted 10": {"method": "shifted"},
-    "absolute .7": {"method": "absolute"},
-    "margin_pos .05": {"method": "margin_pos"},
-    "perc_pos .95": {"method": "perc_pos"},
-    "perc_pos .90": {"method": "perc_pos", "threshold": 0.9},
-    "double": {"method": "double"},
-}
-"""What a sweep compares where no grid is given: method -> what mine.select.filter says of it."""
-
-SAMPLED = ("sampled", "top1_sampled")
-"""Ways to choose that a sweep compares besides, under perc_pos .95."""
-
-OTHERS = {"random": "random", "BM25": "bm25"}
-"""Negatives that a trained sweep compares besides: method -> kind of the teacher whose first candidates they are."""
-
-SOFT_LABELS = "perc_pos .95, soft labels"
-"""What a trained sweep compares besides: the teacher's scores are learned as well (LG-ANNA)."""
-
-TRAINED_ALONE = (*OTHERS, SOFT_LABELS)
-"""Methods that the audit leaves out: other candidates than those it examines, or the negatives of another method."""
-
-TEACHER_TEMPERATURES = {"dense": 0.1, "reranker": 1.0}
-"""Kind of a teacher -> what divides its scores where they become soft labels."""
-
-RANKS = ("min_rank", "max_rank", "max_positive_rank")
-"""Settings of a recipe's filter that hold for every method."""
-
-SWEPT = ("mine.select.", "train.")
-"""What a grid may be made of, the latter with training: all else changes the candidates, or what is measured."""
+SWEPT = ("mine.select.", "mine.generate.", "train.")
+"""What may be compared, the first with training or without: all else changes the candidates, or what is measured."""
 
 TRAINED = ("order", "trained", "tuned_embeddings", "tuned_ranking", "metrics")
 """Steps that a trained sweep needs of every method, besides its groups."""
 
 
-def sweep_settings(
-    recipe: Recipe, grid: Sequence[str], methods: Sequence[str], trains: bool
-) -> dict[str, list[str]]:
-    """Return name -> settings of a recipe, for every method of a sweep.
+@dataclass(frozen=True)
+class Comparison:
+    """What a sweep lays side by side, in one of three ways; without any the methods of the literature.
 
     Args:
-        recipe: What is swept.
-        grid: ``key=value,value,...`` of a recipe each; their product is swept. Empty: the methods of the literature,
-            which judge by the scores of the teachers that supply the candidates.
-        methods: Names of the literature's methods, to compare these alone; empty: all.
-        trains: Whether every method is trained with: then random and BM25 negatives and soft labels are compared too.
-
-    Raises:
-        UserError: A line of the grid has no values, a key stands twice or is no setting that a sweep compares; there
-            is no method of this name, or a grid besides.
+        grid: ``key=value,value,...`` of a recipe each; their product is compared.
+        methods: Names of the literature's methods, to compare these alone.
+        variants: ``name: key=value key=value ...`` of a recipe each, quoted as for a shell.
     """
-    if not grid:
-        return _chosen(_literature(recipe, trains), methods)
-    if methods:
-        raise UserError(
-            "a grid is compared, or methods of the literature",
-            where="--method",
-            got=f"{methods[0]} and --grid {grid[0]}",
-            fix="leave out the one or the other",
-        )
-    swept = SWEPT if trains else SWEPT[:1]
+
+    grid: Sequence[str] = ()
+    methods: Sequence[str] = ()
+    variants: Sequence[str] = ()
+
+    def settings(self, recipe: Recipe, trains: bool) -> dict[str, list[str]]:
+        """Return name -> settings of a recipe, for everything that is compared.
+
+        Args:
+            recipe: What is swept.
+            trains: Whether everything is trained with.
+
+        Raises:
+            UserError: Two ways are mixed, there is no method of this name, or a grid or variant names no settings, one
+                twice, or one that a sweep does not compare.
+        """
+        ways = {"--grid": self.grid, "--method": self.methods, "--variant": self.variants}
+        asked = [f"{option} {values[0]}" for option, values in ways.items() if values]
+        if len(asked) > 1:
+            raise UserError(
+                "a sweep compares a grid, methods of the literature, or variants",
+                where=asked[1].partition(" ")[0],
+                got=" and ".join(asked),
+                fix="write all as --variant, or leave out the one or the other",
+            )
+        if self.variants:
+            return _variants(self.variants, trains)
+        if self.grid:
+            return _product(self.grid, trains)
+        return _chosen(literature(recipe, trains), self.methods)
+
+
+def _product(grid: Sequence[str], trains: bool) -> dict[str, list[str]]:
     axes: dict[str, list[str]] = {}
     for line in grid:
         key, _, values = line.partition("=")
@@ -85,17 +73,44 @@ def sweep_settings(
                 expected="key=value,value,...",
                 fix="--grid mine.select.filter.threshold=0.9,0.95",
             )
-        if not key.startswith(swept):
-            raise UserError(
-                "a sweep compares what is made of the same candidates",
-                where="--grid",
-                got=key,
-                expected=f"a key under {' or '.join(swept)}",
-                fix="run the recipe once with each value, by --set, and lay the runs side by side: stope compare",
-            )
+        _check_key(key, "--grid", trains)
         axes[key] = values.split(",")
     points = product(*([f"{key}={value}" for value in values] for key, values in axes.items()))
     return {", ".join(_short(setting) for setting in point): list(point) for point in points}
+
+
+def _variants(variants: Sequence[str], trains: bool) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for variant in variants:
+        name, colon, written = variant.partition(":")
+        try:
+            settings = shlex.split(written)
+        except ValueError:  # a quotation without its end
+            settings = [""]
+        if not colon or name in found or not all("=" in setting for setting in settings):
+            raise UserError(
+                "a variant has a name of its own, and settings",
+                where="--variant",
+                got=variant,
+                expected="name: key=value key=value ...",
+                fix="--variant 'plain: train.loss.name=infonce'",
+            )
+        for setting in settings:
+            _check_key(setting.partition("=")[0], "--variant", trains)
+        found[name] = settings
+    return found
+
+
+def _check_key(key: str, option: str, trains: bool) -> None:
+    swept = SWEPT if trains else SWEPT[:1]
+    if not key.startswith(swept):
+        raise UserError(
+            "a sweep compares what is made of the same candidates",
+            where=option,
+            got=key,
+            expected=f"a key under {' or '.join(swept)}",
+            fix="run the recipe once with each value, by --set, and lay the runs side by side: stope compare",
+        )
 
 
 def _chosen(known: dict[str, list[str]], methods: Sequence[str]) -> dict[str, list[str]]:
@@ -110,54 +125,6 @@ def _chosen(known: dict[str, list[str]], methods: Sequence[str]) -> dict[str, li
     return {name: settings for name, settings in known.items() if not methods or name in methods}
 
 
-def _literature(recipe: Recipe, trains: bool) -> dict[str, list[str]]:
-    select = recipe.mine.select
-    suppliers = select.suppliers(recipe.mine.read_by_select)
-    ranks = select.filter.model_dump(include=set(RANKS), exclude_defaults=True)
-    rules = {name: f"mine.select.filter={json.dumps(ranks | rule)}" for name, rule in METHODS.items()}
-    # Another teacher's scores, with a threshold of their own, are one method's, not every method's.
-    common = [f"mine.select.teachers={json.dumps(list(suppliers))}"]
-    methods = {name: [*common, rule, "mine.select.selection=top"] for name, rule in rules.items()}
-    if select.ensemble != "intra_sample":  # Which takes each teacher's best.
-        drawn = [*common, f"mine.select.sample_from={max(select.sample_from, select.num_negatives)}"]
-        for selection in SAMPLED:
-            name = f"perc_pos .95 {selection}"
-            methods[name] = [*drawn, rules["perc_pos .95"], f"mine.select.selection={selection}"]
-    if not trains:
-        return methods
-    others = {name: [*_supplied_by(kind, recipe), rules["naive"]] for name, kind in OTHERS.items()}
-    return others | methods | _softly(recipe, suppliers, methods["perc_pos .95"])
-
-
-def _supplied_by(kind: str, recipe: Recipe) -> list[str]:
-    """Return the settings by which a teacher of this kind, the recipe's own or one more, supplies all negatives."""
-    teachers = recipe.mine.model_dump(mode="json")["teachers"]
-    name = next((name for name, one in teachers.items() if one["kind"] == kind), f"{kind}_negatives")
-    teachers.setdefault(name, {"kind": kind})
-    return [
-        f"mine.teachers={json.dumps(teachers)}",
-        f'mine.select.teachers=["{name}"]',
-        "mine.select.ensemble=none",
-        "mine.select.deduplicate=false",
-        "mine.select.selection=top",
-    ]
-
-
-def _softly(recipe: Recipe, suppliers: Sequence[str], method: Sequence[str]) -> dict[str, list[str]]:
-    """Return the settings by which the first teacher's scores are learned, where they can be and are not already."""
-    train, teacher = recipe.train, suppliers[0]
-    temperature = TEACHER_TEMPERATURES.get(recipe.mine.teachers[teacher].kind)
-    if (
-        temperature is None
-        or train.cross_encoder
-        or any(isinstance(term, Distilled) for term in train.losses)
-    ):
-        return {}
-    losses = train.model_dump(mode="json")["loss"]
-    soft = {"name": "soft_labels", "teacher": teacher, "teacher_temperature": temperature}
-    return {SOFT_LABELS: [*method, f"train.loss={json.dumps([*losses, soft])}"]}
-
-
 def _short(setting: str) -> str:
     key, _, value = setting.partition("=")
     return f"{key.rpartition('.')[2]} {value}"
@@ -166,8 +133,7 @@ def _short(setting: str) -> str:
 def sweep_steps(
     recipe_name: str,
     settings: Sequence[str],
-    grid: Sequence[str],
-    methods: Sequence[str],
+    compared: Comparison,
     seeds: int,
     session: Session,
 ) -> tuple[dict[str, Step], dict[str, list[str]]]:
@@ -176,8 +142,7 @@ def sweep_steps(
     Args:
         recipe_name: A file, or the name of a shipped recipe.
         settings: Overrides that hold for all methods.
-        grid: See ``sweep_settings``.
-        methods: See ``sweep_settings``.
+        compared: What is laid side by side.
         seeds: Trainings of each method, with the seeds train.seed, train.seed + 1 ...; 0: mine only.
         session: For ``plan``.
 
@@ -190,10 +155,12 @@ def sweep_steps(
     teachers: dict[str, Step] = {}
     metrics: dict[str, list[str]] = {}
     swept = load_recipe(recipe_name, settings)
-    for method, own in sweep_settings(swept, grid, methods, seeds > 0).items():
+    for method, own in compared.settings(swept, seeds > 0).items():
         recipe = load_recipe(recipe_name, [*settings, *own])
         planned = plan(recipe, session)
-        if method not in TRAINED_ALONE:
+        if method not in TRAINED_ALONE and planned["groups"].key not in {
+            step.key for step in groups.values()
+        }:
             groups[method] = planned["groups"]
             teachers |= {name: planned[f"{name}_candidates"] for name in recipe.mine.read_by_select}
         steps |= {"data": planned["data"], **_by_key(planned, without=(*TRAINED, "data", "index", "audit"))}

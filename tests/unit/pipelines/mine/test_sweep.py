@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from cluster.errors import UserError
-from pipelines.mine.sweep import METHODS, OTHERS, SAMPLED, SOFT_LABELS, sweep_steps
+from pipelines.mine.literature import METHODS, OTHERS, SAMPLED, SOFT_LABELS
+from pipelines.mine.sweep import Comparison, sweep_steps
 from pipelines.recipe import load_recipe
 from tests.tiny_rerankers import make_cross_encoder
 from tests.tiny_training import local_session, make_model
@@ -53,9 +54,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def swept(path, *grid, methods=(), seeds=0):
+def swept(path, *grid, methods=(), variants=(), seeds=0):
     with local_session() as session:
-        return sweep_steps(str(path), (), grid, methods, seeds, session)
+        return sweep_steps(str(path), (), Comparison(grid, methods, variants), seeds, session)
 
 
 def selecting(steps):
@@ -138,6 +139,35 @@ def test_only_the_methods_that_are_named_are_compared(folder):
         swept(folder / "plain.yaml", methods=["BM25"])
     with pytest.raises(UserError, match="leave out the one"):
         swept(folder / "plain.yaml", "mine.select.num_negatives=2,3", methods=["naive"])
+
+
+def test_variants_have_names_and_any_settings(folder):
+    variants = [
+        "plain:",
+        "clp, two answers: train.loss.name=clp 'train.loss={name: clp, max_answers: 2}'",
+        "fewer: mine.select.num_negatives=2 train.temperature=0.1",
+    ]
+    steps, metrics = swept(folder / "plain.yaml", variants=variants, seeds=1)
+    assert [*metrics] == ["plain", "clp, two answers", "fewer"] and len({*map(tuple, metrics.values())}) == 3
+    trained = [step.identity for step in steps.values() if step.stage == "train"]
+    assert len(trained) == 3
+    assert [one["num_negatives"] for one in (step.identity for step in selecting(steps))] == [4, 2]
+    # Methods that share their negatives are one line of the audit.
+    assert sorted(steps["audit"].inputs) == ["data", "method fewer", "method plain", "teacher model"]
+
+
+@pytest.mark.parametrize(
+    "variants",
+    [
+        ["plain"],
+        ["plain: train.temperature"],
+        ["plain: 'train.temperature=1"],
+        ["twice:", "twice: train.seed=2"],
+    ],
+)
+def test_variants_that_say_nothing_are_refused(folder, variants):
+    with pytest.raises(UserError, match=r"(?s)a name of its own.*--variant 'plain: train"):
+        swept(folder / "plain.yaml", variants=variants, seeds=1)
 
 
 def test_what_is_learned_softly_already_is_not_learned_twice(folder):
