@@ -17,8 +17,9 @@ from pipelines.mine.sweep import Comparison, sweep_steps
 from pipelines.progress import Progress
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.release import create_release
+from pipelines.report.gather import gather_run
 from pipelines.report.tables import Audit
-from pipelines.report.terminal import show_audit
+from pipelines.report.terminal import show_audit, show_audits
 from pipelines.run import plan, targets
 
 
@@ -60,10 +61,9 @@ def launch(
             if target == "mine":
                 (audit,) = (name for name in wanted if name.endswith("audit"))
                 show_audit(console, Audit.read(made(done[audit])))
-            if target == "run" and recipe.rounds > 1:
-                for number, name in enumerate([key for key in steps if key.endswith("audit")], start=1):
-                    console.print(f"\n[bold]Round {number}[/]", highlight=False)
-                    show_audit(console, Audit.read(made(done[name])))
+            if "trained" in done and (recipe.rounds > 1 or recipe.train.refresh_every_steps):
+                for audits in gather_run(store, run.record).audits.values():
+                    show_audits(console, audits)
             if target == "encode":
                 show.embeddings(console, made(done[wanted[0]]))
             if target == "run" and recipe.train.cross_encoder:

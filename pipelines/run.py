@@ -29,8 +29,8 @@ from pipelines.train.sources import Source
 TARGETS = {
     "encode": ("base_embeddings",),
     "mine": ("groups", "audit"),
-    "train": ("trained",),
-    "evaluate": ("metrics",),
+    "train": ("audit", "trained"),
+    "evaluate": ("audit", "metrics"),
     "index": ("index",),
     "run": ("groups", "audit", "metrics", "index"),
 }
@@ -105,8 +105,8 @@ def one_round(recipe: Recipe, shared: Shared) -> dict[str, Step]:
         trained = CrossEncoderModel.begin(asked, recipe.model.source, recipe.train.seed, shared.session)
     steps = mining(recipe, shared, trained)
 
-    def renew(model: Model) -> Step:
-        return mining(recipe, replace(shared, model=model), model)["order"]
+    def renew(model: Model) -> dict[str, Step]:
+        return mining(recipe, replace(shared, model=model), model)
 
     steps["trained"] = train_step(steps["order"], trained, recipe.train, renew)
     return steps
@@ -207,4 +207,4 @@ def targets(command: str, steps: dict[str, Step]) -> tuple[str, ...]:
         further = (name for name in steps if name.startswith(first) and name.endswith(".groups"))
         return tuple(dict.fromkeys([*mined, *further]))
     earlier = (name for name in steps if name.startswith("round") and name.endswith(".audit"))
-    return (*wanted, *(earlier if command == "run" else ()))
+    return (*wanted, *(earlier if "audit" in wanted else ()))

@@ -25,14 +25,14 @@ def report(
     from cluster.artifacts import open_store
     from cluster.runs import Run
     from pipelines.report.gather import gather_run, write_page
-    from pipelines.report.terminal import show_audit
+    from pipelines.report.terminal import show_audits
 
     store = open_store(definition, storage)
     record = Run.find(store.storage, run).record
     gathered = gather_run(store, record)
     console = Console()
-    for audit in gathered.audits.values():
-        show_audit(console, audit)
+    for audits in gathered.audits.values():
+        show_audits(console, audits)
     written = write_page(gathered, output or Path(f"{record.id}.html"))
     console.print(f"\n[bold]Report[/]  {written}", highlight=False, soft_wrap=True)
 

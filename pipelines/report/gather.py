@@ -1,6 +1,6 @@
 """What the page on a run is made of, read from the store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,18 +17,19 @@ class Gathered:
 
     Args:
         record: The run.
-        audits: Data set (or artifact, where one has several) -> audit that the run took or made.
+        audits: Data set -> audits that the run took or made, by what was mined: its method, with the number of the
+            mining where the run mined several times.
         dropped: Artifact key -> what its stage dropped, by reason; collected artifacts are left out.
     """
 
     record: RunRecord
-    audits: Mapping[str, Audit]
+    audits: Mapping[str, Mapping[str, Audit]]
     dropped: Mapping[str, Mapping[str, int]]
 
 
 def gather_run(store: ArtifactStore, record: RunRecord) -> Gathered:
     """Read the audits and the counters of a run's artifacts, those that are still there."""
-    audits: dict[str, Audit] = {}
+    audits: dict[str, list[Audit]] = {}
     dropped: dict[str, Mapping[str, int]] = {}
     for stage in record.stages:
         folder, _, name = stage.key.partition("/")
@@ -38,9 +39,15 @@ def gather_run(store: ArtifactStore, record: RunRecord) -> Gathered:
             continue
         dropped[stage.key] = artifact.manifest.counters
         if set(SCHEMAS) <= set(artifact.manifest.tables):
-            dataset = label.removesuffix("-audit")
-            audits[name if dataset in audits else dataset] = Audit.read(artifact)
-    return Gathered(record, audits, dropped)
+            audits.setdefault(label.removesuffix("-audit"), []).append(Audit.read(artifact))
+    return Gathered(record, {name: _numbered(found) for name, found in audits.items()}, dropped)
+
+
+def _numbered(audits: Sequence[Audit]) -> dict[str, Audit]:
+    names = [", ".join(audit.methods) for audit in audits]
+    if len(names) > 1:
+        names = [f"mining {number}: {name}" for number, name in enumerate(names, start=1)]
+    return dict(zip(names, audits, strict=True))
 
 
 def write_page(gathered: Gathered, path: Path) -> Path:

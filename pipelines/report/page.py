@@ -17,7 +17,7 @@ from pipelines.report.sections import (
     score_plots,
     share_bars,
 )
-from pipelines.report.tables import Audit
+from pipelines.report.tables import Audit, side_by_side
 
 METRIC_LABELS = {"ndcg": "nDCG", "mrr": "MRR", "recall": "recall"}
 DIFFERENCE = " - "
@@ -31,13 +31,15 @@ def audit_page(audit: Audit) -> str:
 
 
 def run_page(
-    record: RunRecord, audits: Mapping[str, Audit], dropped: Mapping[str, Mapping[str, int]] | None = None
+    record: RunRecord,
+    audits: Mapping[str, Mapping[str, Audit]],
+    dropped: Mapping[str, Mapping[str, int]] | None = None,
 ) -> str:
     """Return one self-contained HTML document on a run.
 
     Args:
         record: State, stages and metrics of the run.
-        audits: Name -> audit that the run made.
+        audits: Data set -> its audits by name; several stand side by side before each has its own part.
         dropped: Artifact key -> what its stage dropped, by reason.
     """
     ended = f", ended {record.finished_at[:19]}" if record.finished_at else ""
@@ -46,13 +48,27 @@ def run_page(
         f'<header><h1>{text(record.name)}</h1><p class="facts">{text(facts)}</p></header>',
         _metrics(record.metrics),
         *(
-            f"<h1>Audit: {text(name)}</h1>{_audit(f'audit{number}', audit)}"
-            for number, (name, audit) in enumerate(audits.items())
+            _audits(f"audit{number}", name, of_dataset)
+            for number, (name, of_dataset) in enumerate(audits.items())
         ),
         _stages(record, dropped or {}),
         _settings(record),
     ]
     return page(f"Stope run {record.name}", "".join(parts))
+
+
+def _audits(prefix: str, dataset: str, audits: Mapping[str, Audit]) -> str:
+    if len(audits) == 1:
+        return f"<h1>Audit: {text(dataset)}</h1>{_audit(prefix, next(iter(audits.values())))}"
+    together = side_by_side(audits)
+    parts = [
+        f"<h1>Audits: {text(dataset)}</h1>{audit_table(together)}{share_bars(prefix, together)}",
+        *(
+            f"<h1>{text(name)}</h1>{_audit(f'{prefix}-{number}', audit)}"
+            for number, (name, audit) in enumerate(audits.items())
+        ),
+    ]
+    return "".join(parts)
 
 
 def _audit(prefix: str, audit: Audit) -> str:

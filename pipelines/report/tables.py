@@ -1,7 +1,7 @@
 """The tables of an audit: their schemas, what every measure means, and the audit opened for reading."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
@@ -161,3 +161,27 @@ class Audit:
         rows = self.audit.to_pylist()
         found = {name: {row["method"]: row for row in rows if row["measure"] == name} for name in MEASURES}
         return {name: of_method for name, of_method in found.items() if of_method}
+
+
+def side_by_side(audits: Mapping[str, Audit]) -> Audit:
+    """Return audits of one method each, such as those of the rounds of a training, as one: a row an audit.
+
+    Args:
+        audits: What stands for the method -> audit.
+
+    Returns:
+        With the histograms of all; examples, agreement and facts are those of the last.
+    """
+    tables = {"audit": AUDIT, "histograms": HISTOGRAMS}
+    joined = {
+        name: [_renamed(getattr(audit, name), given) for given, audit in audits.items()] for name in tables
+    }
+    last = list(audits.values())[-1]
+    return replace(last, **{name: pa.concat_tables(parts) for name, parts in joined.items()})
+
+
+def _renamed(table: pa.Table, method: str) -> pa.Table:
+    place = table.schema.get_field_index("method")
+    return table.set_column(
+        place, table.schema.field(place), pa.array([method] * table.num_rows, pa.string())
+    )

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.report.tables import MEASURES, Audit
+from pipelines.report.tables import MEASURES, Audit, side_by_side
 
 SHOWN = (
     "listed_false",
@@ -66,6 +66,11 @@ def show_audit(console: Console, audit: Audit) -> None:
         hidden = ", ".join(MEASURES[name].label for name in wanted if name not in columns)
         console.print(f"[dim]in a wider terminal, and in the report: {hidden}[/]", highlight=False)
     _agreement(console, audit)
+
+
+def show_audits(console: Console, audits: Mapping[str, Audit]) -> None:
+    """Print the audits of one data set: several, of one method each, as one table with a row each."""
+    show_audit(console, side_by_side(audits) if len(audits) > 1 else next(iter(audits.values())))
 
 
 def _fitting(wanted: Sequence[str], audit: Audit, width: int) -> list[str]:

@@ -49,7 +49,7 @@ def check_plan(summary: Mapping[str, Any], config: TrainConfig) -> None:
 
     Raises:
         UserError: A teacher that scored nothing or is not named, scores out of range, no negative that answers a
-            query, a warm-up that never ends.
+            query, a warm-up that never ends, negatives that are never mined anew.
     """
     steps = min(summary["stage_steps"])
     if config.warmup_steps is not None and config.warmup_steps >= steps:
@@ -59,6 +59,14 @@ def check_plan(summary: Mapping[str, Any], config: TrainConfig) -> None:
             got=str(config.warmup_steps),
             expected=f"less than {steps} steps",
             fix=f"set train.warmup_steps below {steps}, or raise train.epochs",
+        )
+    if config.refresh_every_steps >= summary["steps"]:
+        raise UserError(
+            "the training ends before its negatives are mined anew",
+            where="train.refresh_every_steps",
+            got=str(config.refresh_every_steps),
+            expected=f"less than the {summary['steps']} steps of the training, or 0: never",
+            fix=f"set train.refresh_every_steps below {summary['steps']}, or raise train.epochs",
         )
     for term in config.losses:
         if isinstance(term, ClpConfig) and not summary["negatives_that_answer"]:

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-from pipelines.schemas import Metric, Split
 from pipelines.train.cross_encoder_config import CrossEncoderConfig, refusals
+from pipelines.train.dev_config import DevConfig
 from pipelines.train.lora_config import LoraConfig
 from pipelines.train.loss_config import (
     BixseConfig,
@@ -42,6 +42,7 @@ OWNED_KEYS = {
 UNFELT = {
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
+    "max_failures",
     "max_loss_ratio",
     "max_loss_steps",
     "tensorboard",
@@ -52,28 +53,6 @@ UNFELT = {
 
 PLANNED = {"few_shot"}
 """Fields of TrainConfig that the training feels through its plan alone."""
-
-
-class DevConfig(BaseModel):
-    """Retrieval on a small part of the corpus, measured by the ranks themselves between two steps."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    split: Split = "dev"
-    """Whose queries are asked."""
-    queries: int = Field(default=200, ge=1)
-    """Of them, at most; drawn by train.seed."""
-    documents: int = Field(default=2000, ge=1)
-    """In which they are looked for: every positive of these queries, however many there are, and random ones up to
-    this number. Values lie above those of the whole corpus, which evaluate measures."""
-    every_steps: int = Field(default=50, ge=1)
-    """Between two evaluations; there is one before the first step and one after the last, too."""
-    metric: Metric = "ndcg@10"
-    """What counts: ndcg, mrr or recall, at a rank."""
-    patience: int | None = Field(default=None, ge=1)
-    """Stop after so many evaluations in a row without a gain. Null: train all steps."""
-    keep: Literal["best", "last"] = "best"
-    """Which weights become the trained model: those of the best evaluation, or the last ones."""
 
 
 class TrainConfig(BaseModel):
@@ -161,10 +140,13 @@ class TrainConfig(BaseModel):
     """A killed run resumes from the last checkpoint; two are kept. Ctrl-C writes one before it ends."""
     checkpoint_every_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Write a checkpoint so long after the last one too. Null: by steps alone."""
+    max_failures: int = Field(default=3, ge=0)
+    """Lost workers that the training survives by itself; behind them the same command goes on. Nodes whose loss is
+    announced do not count."""
     max_loss_ratio: float | None = Field(default=None, gt=1, allow_inf_nan=False)
     """Stop, with the ids of the batch, where the loss exceeds this many times the mean of the (at most 50) steps before
-    for `max_loss_steps` steps in a row; 3 is generous, except where the loss comes close to 0. Null: only a loss that
-    is not finite stops."""
+    for `max_loss_steps` steps in a row, all of one stage and of the same mining; 3 is generous, except where the loss
+    comes close to 0. Null: only a loss that is not finite stops."""
     max_loss_steps: int = Field(default=5, ge=1)
     """Of max_loss_ratio."""
     tensorboard: bool = False
@@ -214,6 +196,14 @@ class TrainConfig(BaseModel):
             raise ValueError(
                 f"deepspeed.zero_optimization.offload_param needs zero_stage 3, not {self.zero_stage}: "
                 "set zero_stage: 3 or remove it"
+            )
+        if (
+            self.max_loss_ratio is None
+            and self.max_loss_steps != type(self).model_fields["max_loss_steps"].default
+        ):
+            raise ValueError(
+                f"max_loss_steps ({self.max_loss_steps}) is of max_loss_ratio, which is not set: set it too, or remove "
+                "max_loss_steps"
             )
         if self.offload != "none" and "offload_optimizer" in str(self.deepspeed):
             raise ValueError(

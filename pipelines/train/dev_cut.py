@@ -11,7 +11,7 @@ from cluster.errors import UserError
 from pipelines.metrics import Relevance
 from pipelines.model import LocatedModel
 from pipelines.own_documents import own_documents, without
-from pipelines.train.config import DevConfig
+from pipelines.train.dev_config import DevConfig
 from pipelines.train.tokens import TokenStore, tokenize_unique
 
 MAX_SHARDS = 16

@@ -7,7 +7,7 @@ from torch import distributed
 from cluster.artifacts import ArtifactWriter
 from pipelines.train import best_weights
 from pipelines.train.board import Evaluation, History
-from pipelines.train.config import DevConfig
+from pipelines.train.dev_config import DevConfig
 from pipelines.train.dev_cut import DevCut
 from pipelines.train.dev_metric import DevMetric, best, is_due, is_exhausted
 from pipelines.train.engine import Trainable

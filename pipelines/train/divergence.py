@@ -11,11 +11,24 @@ WINDOW = 50
 """Steps whose mean a loss is compared with, at most."""
 
 
+def comparable(history: Sequence[StepRecord], stages: np.ndarray, refresh: int) -> Sequence[StepRecord]:
+    """Return the last steps whose losses tell of each other: of one stage, on what was mined at once.
+
+    Args:
+        history: Of all steps so far.
+        stages: int64 [steps], the stage of each step of the training, not falling.
+        refresh: Steps after which negatives are mined anew; 0 for never.
+    """
+    last = len(history) - 1
+    of_stage = int(np.searchsorted(stages, stages[last]))
+    return history[max(of_stage, last // refresh * refresh if refresh else 0) :]
+
+
 def bad_loss(history: Sequence[StepRecord], queries: np.ndarray, config: TrainConfig) -> BadLoss | None:
     """Say whether the last step must be the last of all; equal on all ranks, because their records are.
 
     Args:
-        history: Of all steps so far.
+        history: Of all comparable steps so far.
         queries: Ordinals of the last step's global batch.
         config: Bounds the loss.
     """

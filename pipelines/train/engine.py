@@ -9,7 +9,6 @@ import deepspeed
 import deepspeed.ops
 import torch
 from deepspeed.moe.utils import is_moe_param, split_params_into_different_moe_groups_for_optimizer
-from pydantic import JsonValue
 from torch import distributed, nn
 
 from cluster.environment import environment_variable
@@ -22,6 +21,7 @@ from pipelines.train.attention import use_plain_attention
 from pipelines.train.checks import check_dimensions
 from pipelines.train.config import TrainConfig
 from pipelines.train.dealing import Inputs
+from pipelines.train.deepspeed_settings import deepspeed_config, section
 from pipelines.train.dropout import Rows, check_draws, row_keys, seed_by_row
 from pipelines.train.expert_parallel import ParallelFeedForward, share_out
 
@@ -145,7 +145,7 @@ def make_trainable(
     tower = Tower(encoder, dtype, rows).train()
     settings = deepspeed_config(config)
     if reads_universal:
-        settings["checkpoint"] = {**_mapping(settings, "checkpoint"), "load_universal": True}
+        settings["checkpoint"] = {**section(settings, "checkpoint"), "load_universal": True}
     # DeepSpeed looks whether the optimizer is this one. Its functions are for torch's compiler: two seconds to import.
     with environment_variable("TORCHDYNAMO_DISABLE", "1"):
         import_module("deepspeed.runtime.zero.muon.muon_optimizer")
@@ -185,33 +185,6 @@ def check_ranks(config: TrainConfig, reads_universal: bool) -> None:
             expected="as many ranks as wrote the checkpoint",
             fix="go on with as many workers, or train anew with moe.engine: grouped",
         )
-
-
-def deepspeed_config(config: TrainConfig) -> dict[str, JsonValue]:
-    """Return DeepSpeed's own configuration: the user's settings, and those that follow from the recipe."""
-    zero = _mapping(config.deepspeed, "zero_optimization")
-    offload: dict[str, JsonValue] = {}
-    if config.offload == "optimizer":
-        offload = {"offload_optimizer": {"device": "cpu", "pin_memory": False}}
-    return {
-        "steps_per_print": 2**31,
-        **config.deepspeed,
-        "zero_optimization": {"overlap_comm": False, **offload, **zero, "stage": config.zero_stage},
-        # Its own optimizer for the processor would be compiled for a minute first; torch's does as well.
-        **({"zero_force_ds_cpu_optimizer": False} if offload else {}),
-        # DeepSpeed only counts with these two: batches are cut by the plan.
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.max_gradient_norm,
-        # Its own AdamW would be compiled for two minutes first.
-        "zero_allow_untested_optimizer": True,
-    }
-
-
-def _mapping(settings: dict[str, JsonValue], key: str) -> dict[str, JsonValue]:
-    value = settings.get(key, {})
-    assert isinstance(value, dict)
-    return value
 
 
 def lora_of(config: TrainConfig) -> Lora | None:

@@ -51,6 +51,14 @@ class Follower:
         self._progress.total(self._num_steps, "steps")
         self._progress.note("starting workers")
 
+    def end(self) -> None:
+        """Have it known that no ranks run which Ctrl-C could ask to end."""
+        self._shown = None
+
+    def log(self, line: str) -> None:
+        """Print a line that stays."""
+        self._progress.log(f"  [yellow]note[/]  {line}")
+
     def stop(self) -> bool:
         """Have the ranks write a checkpoint and end; False where none has made a step yet."""
         if self._shown is None:
@@ -97,7 +105,7 @@ def shown(reading: "Reading") -> str:
     record = reading.record
     share = "" if reading.peak_share is None else f"  {reading.peak_share:.0%} of peak"
     return (
-        f"loss {record.loss:.4f}  gradient {record.gradient_norm:.3g}  "
+        f"loss {record.loss:.4f}  rate {record.learning_rate:.2e}  gradient {record.gradient_norm:.3g}  "
         f"{reading.tokens_per_s:,.0f} tokens/s{share}"
     )
 

@@ -50,6 +50,14 @@ class InfonceConfig(LossTerm):
         return {**options, "guide_margin": self.guide_margin if self.guide else None}
 
     @model_validator(mode="after")
+    def _margin_of_a_guide(self) -> "InfonceConfig":
+        if self.guide is None and self.guide_margin:
+            raise ValueError(
+                f"guide_margin ({self.guide_margin}) is of a guide, and there is none: name it, or remove guide_margin"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _no_other_rows(self) -> "InfonceConfig":
         if not self.in_batch_negatives and self.partitions != ("q-d",):
             raise ValueError(
@@ -175,6 +183,14 @@ class MatryoshkaConfig(LossTerm):
     def options(self) -> dict[str, Any]:
         """The keyword arguments of the function, the loss apart."""
         return self.model_dump(include={"dimensions", "weights"})
+
+    @model_validator(mode="after")
+    def _each_length_once(self) -> "MatryoshkaConfig":
+        if len(set(self.dimensions)) < len(self.dimensions):
+            raise ValueError(
+                f"dimensions: one stands twice in {list(self.dimensions)}; give it a weight instead"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_weight_each(self) -> "MatryoshkaConfig":

@@ -9,6 +9,7 @@ from pipelines.model import LocatedModel, Model
 from pipelines.steps import Step, Work
 from pipelines.train.config import PLANNED, UNFELT, TrainConfig
 from pipelines.train.cross_encoder import Trained
+from pipelines.train.deepspeed_settings import check_deepspeed
 from pipelines.train.ranks import Ranks, num_workers
 from pipelines.train.refresh import Renew, renewed_plan
 from pipelines.train.sources import Source, check_guides, open_sources
@@ -100,9 +101,10 @@ def train_step(plan: Step, model: Trained, config: TrainConfig, renew: Renew | N
         table `training_metrics`.
 
     Raises:
-        UserError: The recipe asks for a logger whose package is not installed.
+        UserError: The recipe asks for a logger whose package is not installed, or for what DeepSpeed refuses.
     """
     check_watchers(config)
+    check_deepspeed(config)
     settings = config.model_dump(mode="json", exclude=UNFELT | PLANNED)
     return Step(
         stage="train",

@@ -1,6 +1,8 @@
 """The ranks of a training on Ray Train: started, started again where one is lost, asked to end."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic, sleep
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from cluster.session import Session
     from pipelines.train.following import Follower
 
-MAX_FAILURES = 3
-"""Lost workers that one training survives."""
 ALL_FAIL_S = 5.0
 """What the ranks have to fail of one error."""
 RUN_NAME = "ranks"
@@ -59,7 +59,8 @@ class Ranks:
         self.follower.begin()
         first = None if plan.manifest.key == self.task.plan.manifest.key else self.task.plan
         task = replace(self.task, plan=plan, first_plan=first, until=until, result=result)
-        _fit(task, self.session)
+        _fit(task, self.session, self.follower.log)
+        self.follower.end()
         raise_failure(ray.get(task.board.failure.remote()), plan)
         exported = (result or task.writer).finished("training_steps")
         if self.follower.stopping and not exported:
@@ -128,7 +129,8 @@ def run_rank(task: TrainTask) -> None:
         return
     join_process_group("nccl" if task.model.device == "cuda" else "gloo")
     try:
-        train_worker(task)
+        with told_of_memory():
+            train_worker(task)
     except (UserError, ModelError) as error:
         ray.get(task.board.fail.remote(error))
         deadline = monotonic() + ALL_FAIL_S
@@ -138,10 +140,31 @@ def run_rank(task: TrainTask) -> None:
             sleep(0.05)
 
 
-def _fit(task: TrainTask, session: "Session") -> None:
+@contextmanager
+def told_of_memory() -> Iterator[None]:
+    """Say what would help where a device has no memory left: starting anew would end in the same place.
+
+    Raises:
+        ModelError: It has none.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            "the device has no memory left for a training step",
+            "train",
+            got=str(error).partition(". ")[0],
+            fix="set train.gradcache_chunk (it bounds what a pass holds, whatever the batch), train.zero_stage: 2 or "
+            "3, train.gradient_checkpointing: true, or lower train.batch_size",
+        ) from error
+
+
+def _fit(task: TrainTask, session: "Session", note: Callable[[str], None]) -> None:
     import ray
     from ray.exceptions import RayActorError
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     asked = session.resources("train")
@@ -157,16 +180,27 @@ def _fit(task: TrainTask, session: "Session") -> None:
         run_config=RunConfig(
             name=RUN_NAME,
             storage_path=task.writer.scratch_uri,
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=task.config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    forget_torn_snapshot(task.writer)
+    if forget_torn_snapshot(task.writer):
+        note(
+            "the note of the last checkpoint is torn, as where a process is killed while it writes: from the start"
+        )
     controllers: list[Any] = []
     # Ray's own handler would turn Ctrl-C into an exit with status 0, and stay in place after the training.
     trainer._register_sigint_handler = controllers.append
     try:
         trainer.fit()
+    except TrainingFailedError as error:
+        raise UserError(
+            f"the training failed, and was begun again {task.config.max_failures} times in vain",
+            where="train",
+            got=_last_line(error),
+            fix="mend what it says and run the same command, which goes on from the last checkpoint; --debug shows "
+            "where it failed, train.max_failures says how often it is begun again",
+        ) from error
     except KeyboardInterrupt:
         for controller in controllers:
             try:
@@ -177,15 +211,26 @@ def _fit(task: TrainTask, session: "Session") -> None:
         raise
 
 
-def forget_torn_snapshot(writer: ArtifactWriter) -> None:
+def _last_line(error: BaseException) -> str:
+    """Return what a worker failed of; the rest of the text is its traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def forget_torn_snapshot(writer: ArtifactWriter) -> bool:
     """Remove the checkpoints of a training that was killed while Ray Train noted down a new one.
 
     Ray writes that note in place, and could not read half of one.
+
+    Returns:
+        Whether there was one.
     """
     folder = f"{writer.key}/scratch/{RUN_NAME}"
     try:
         json.loads(writer.storage.read(f"{folder}/checkpoint_manager_snapshot.json"))
     except MissingObject:
-        return
+        return False
     except ValueError:
         writer.storage.delete(folder)
+        return True
+    return False

@@ -1,6 +1,6 @@
 """Negatives mined anew with the model as it stands, every so many steps of one training (ANCE, arXiv 2007.00808)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -8,8 +8,8 @@ from cluster.artifacts import Artifact
 from pipelines.model import Model
 from pipelines.steps import Step, Work
 
-Renew = Callable[[Model], Step]
-"""A model -> the plan of what is mined with it."""
+Renew = Callable[[Model], Mapping[str, Step]]
+"""A model -> the steps that mine with it, among them `audit`, and `order`: the plan of what is mined."""
 
 
 def renewed_plan(
@@ -45,6 +45,8 @@ def renewed_plan(
         if work.compute(until).num_rows("training_steps") < end:
             # The dev metric gained no more.
             break
-        plan = work.compute(renew(model.trained(until)))
+        mined = renew(model.trained(until))
+        plan = work.compute(mined["order"])
+        work.compute(mined["audit"])
         work.progress.log(f"  [dim]step {end:,}: negatives mined anew with the model as it is[/]")
     return plan

@@ -15,7 +15,7 @@ from pipelines.train.balance import Balance
 from pipelines.train.board import StepRecord
 from pipelines.train.config import TrainConfig
 from pipelines.train.dev_watch import DevWatch
-from pipelines.train.divergence import bad_loss
+from pipelines.train.divergence import bad_loss, comparable
 from pipelines.train.dropout import pass_seed
 from pipelines.train.engine import Trainable, make_trainable
 from pipelines.train.export import export
@@ -68,7 +68,8 @@ def train_worker(task: TrainTask) -> None:
         record, agreed = take_step(trainable, batch, step, rates[step], config, wish, note)
         seconds = time.monotonic() - started
         history.steps.append(record)
-        failure = bad_loss(history.steps, batch.queries, config)
+        steps = comparable(history.steps, first.stages, config.refresh_every_steps)
+        failure = bad_loss(steps, batch.queries, config)
         if dev and not failure:
             fresh += dev.measure_if_due(num_steps)
         if rank == 0:

@@ -26,7 +26,8 @@ from pipelines.metrics import Relevance
 from pipelines.train import best_weights, checkpoints
 from pipelines.train.batches import rank_batch
 from pipelines.train.board import History
-from pipelines.train.config import DevConfig, TrainConfig
+from pipelines.train.config import TrainConfig
+from pipelines.train.dev_config import DevConfig
 from pipelines.train.dev_cut import DevCut
 from pipelines.train.dev_metric import best
 from pipelines.train.dev_watch import DevWatch

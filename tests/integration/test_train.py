@@ -17,7 +17,7 @@ from models.errors import ModelError
 from models.inference import embed
 from models.moe.upcycle import moe_blocks
 from pipelines.train.card import HERE
-from pipelines.train.config import DevConfig
+from pipelines.train.dev_config import DevConfig
 from pipelines.train.dev_cut import make_cut
 from tests.event_files import events
 from tests.tiny_training import NUM_QUERIES, Silent, compute, digests, training

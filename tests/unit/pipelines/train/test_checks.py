@@ -16,8 +16,8 @@ ROWS = [
 
 def summary(**changes):
     base = {
-        "stage_steps": [12, 10], "teachers": ["words", "chance", "judge"], "teacher_scores": teacher_scores(ROWS),
-        "negatives_that_answer": 3,
+        "steps": 22, "stage_steps": [12, 10], "teachers": ["words", "chance", "judge"],
+        "teacher_scores": teacher_scores(ROWS), "negatives_that_answer": 3,
     }  # fmt: skip
     return {**base, **changes}
 
@@ -35,6 +35,7 @@ def test_scores_are_counted_and_bounded_for_each_teacher():
     ("settings", "changes", "words"),
     [
         ({"warmup_steps": 10}, {}, r"below 10"),
+        ({"refresh_every_steps": 22}, {}, r"refresh_every_steps below 22"),
         ({"loss": {"name": "soft_labels"}}, {}, r"add teacher: words"),
         ({"loss": [{}, {"name": "margin_mse", "teacher": "judges"}]}, {}, r"words, chance, judge"),
         ({"loss": {"name": "listwise_kl", "teacher": "chance"}}, {}, r"scored none"),
@@ -57,6 +58,7 @@ def test_refuses(settings, changes, words):
     "settings",
     [
         {"warmup_steps": 9},
+        {"refresh_every_steps": 21},
         {"loss": [{"name": "bixse", "teacher": "judge"}, {"name": "soft_labels", "teacher": "words"}]},
         {"loss": {"name": "bixse", "teacher": "words", "sigmoid_targets": True}},
         {"loss": {"name": "clp"}},

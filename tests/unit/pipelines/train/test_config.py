@@ -3,8 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
+from cluster.errors import UserError
 from pipelines.train.config import OWNED_KEYS, TrainConfig
-from pipelines.train.engine import deepspeed_config
+from pipelines.train.deepspeed_settings import check_deepspeed, deepspeed_config
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,8 @@ from pipelines.train.engine import deepspeed_config
         ("checkpoint_every_steps", 0), ("checkpoint_every_minutes", 0), ("max_loss_ratio", 1.0), ("max_loss_steps", 0),
         ("dev", {"metric": "ndcg"}), ("dev", {"metric": "map@10"}), ("dev", {"patience": 0}), ("dev", {"keep": "all"}),
         ("dev", {"every_steps": 0}), ("dev", {"split": "validation"}), ("wandb", ""), ("mlflow", ""),
-        ("learning_rat", 1e-5), ("few_shot", -1), ("few_shot", None),
+        ("learning_rat", 1e-5), ("few_shot", -1), ("few_shot", None), ("max_failures", -1),
+        ("loss", {"guide_margin": 0.1}), ("loss", {"name": "matryoshka", "dimensions": [8, 4, 8]}),
     ],
 )  # fmt: skip
 def test_refuses(key, value):
@@ -55,6 +57,7 @@ def test_a_loss_is_one_or_a_list_and_infonce_without_a_name():
         ({"lora": {}, "only_train": ["*"]}, "lora.targets"),
         ({"few_shot": 5, "batch_size": 5}, "set batch_size to 6 or more, or few_shot to 4"),
         ({"few_shot": 1, "stages": [{}, {"batch_size": 1}]}, "set batch_size to 2 or more, or few_shot to 0"),
+        ({"max_loss_steps": 3}, "remove max_loss_steps"),
         ({"dynamic_negatives": {}}, "set epochs to 3 or more"),
         ({"dynamic_negatives": {}, "stages": [{}, {"epochs": 1}]}, "epochs is 2"),
         ({"dynamic_negatives": {}, "epochs": 3, "refresh_every_steps": 9}, "write one of them"),
@@ -83,6 +86,35 @@ def test_an_empty_mapping_measures_with_the_defaults():
     assert (dev.split, dev.queries, dev.documents, dev.every_steps) == ("dev", 200, 2000, 50)
     assert (dev.metric, dev.patience, dev.keep) == ("ndcg@10", None, "best")
     assert TrainConfig().dev is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"gradient_cliping": 1}, "no such setting.*got: gradient_cliping.*gradient_clipping"),
+        ({"zero_optimization": {"reduce_bucket_siz": 5}}, "reduce_bucket_siz: Extra inputs"),
+        ({"zero_optimization": {"reduce_bucket_size": "many"}}, "reduce_bucket_size: .*valid integer"),
+        ({"amp": {"enabled": True}}, "Apex"),
+        ({"wall_clock_breakdown": "yes"}, "TypeError"),
+    ],
+)
+def test_what_deepspeed_does_not_know_is_refused_before_anything_starts(settings, words):
+    with pytest.raises(UserError, match=f"(?s)train.deepspeed.*{words}"):
+        check_deepspeed(TrainConfig(deepspeed=settings))
+
+
+def test_what_deepspeed_knows_is_taken():
+    known = {
+        "zero_optimization": {"offload_optimizer": {"device": "cpu"}, "reduce_bucket_size": 7},
+        "wall_clock_breakdown": True,
+        "activation_checkpointing": {"number_checkpoints": 2},
+        "flops_profiler": {"enabled": False},
+    }
+    check_deepspeed(TrainConfig(deepspeed=known, zero_stage=2))
+    made = deepspeed_config(TrainConfig(deepspeed=known, zero_stage=2))
+    assert made["zero_force_ds_cpu_optimizer"] is False, "its own optimizer would be compiled first"
+    own = deepspeed_config(TrainConfig(deepspeed={**known, "zero_force_ds_cpu_optimizer": True}))
+    assert own["zero_force_ds_cpu_optimizer"] is True, "who says so gets it"
 
 
 def test_hands_other_deepspeed_keys_through():

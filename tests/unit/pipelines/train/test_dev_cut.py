@@ -9,7 +9,7 @@ from models.prompts import Prompts
 from pipelines.model import LocatedModel
 from pipelines.texts import read_texts
 from pipelines.train import dev_cut
-from pipelines.train.config import DevConfig
+from pipelines.train.dev_config import DevConfig
 from pipelines.train.dev_cut import make_cut
 from tests.tiny_training import NUM_DOCUMENTS, NUM_QUERIES, Silent, compute, data_step, make_model
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.train.board import BadLoss, Board, Evaluation, StepRecord
 from pipelines.train.config import TrainConfig
-from pipelines.train.divergence import WINDOW, bad_loss, exceeded_limit
+from pipelines.train.divergence import WINDOW, bad_loss, comparable, exceeded_limit
 
 QUERIES = np.array([4, 7])
 
@@ -79,3 +79,31 @@ def test_the_board_tells_the_share_of_peak_and_what_was_measured():
     readings = board.read()
     assert [reading.peak_share for reading in readings] == pytest.approx([0.25, 0.25])
     assert [reading.evaluations for reading in readings] == [(evaluation,), ()]
+
+
+@pytest.mark.parametrize(
+    ("refresh", "step", "first"),
+    [
+        (0, 19, 0),
+        (0, 20, 20),
+        (0, 39, 20),
+        (15, 14, 0),
+        (15, 15, 15),
+        (15, 29, 20),
+        (15, 30, 30),
+        (15, 39, 30),
+    ],
+)
+def test_a_loss_is_compared_within_its_stage_and_mining(refresh, step, first):
+    stages = np.repeat([0, 1], 20)
+    kept = comparable(records([1.0] * (step + 1)), stages, refresh)
+    assert [record.step for record in kept] == list(range(first, step + 1))
+
+
+def test_a_stage_of_higher_losses_is_no_divergence():
+    config = TrainConfig(max_loss_ratio=3, max_loss_steps=4)
+    losses, stages = [0.1] * 60 + [0.5] * 60, np.repeat([0, 1], 60)
+    history = records(losses)
+    apart = [bad_loss(comparable(history[: n + 1], stages, 0), QUERIES, config) for n in range(len(losses))]
+    together = [bad_loss(history[: n + 1], QUERIES, config) for n in range(len(losses))]
+    assert not any(apart) and any(together)

@@ -3,18 +3,20 @@
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 from cluster.artifacts import ArtifactStore
 from cluster.definition import load_definition
 from cluster.errors import UserError
 from cluster.session import Session
+from models.errors import ModelError
 from models.prompts import Prompts
 from pipelines.model import Model
 from pipelines.model_config import ModelConfig
 from pipelines.steps import Step
 from pipelines.train.config import UNFELT, TrainConfig
 from pipelines.train.pipeline import plan_step, train_step, training_dtype
-from pipelines.train.ranks import RUN_NAME, forget_torn_snapshot, num_workers, scale
+from pipelines.train.ranks import RUN_NAME, forget_torn_snapshot, num_workers, scale, told_of_memory
 from tests.tiny_training import make_model
 
 
@@ -72,6 +74,7 @@ def test_adapters_hang_on_the_version_of_peft():
 def test_how_a_training_is_kept_and_watched_changes_nothing():
     changes = {
         "checkpoint_every_steps": 7, "checkpoint_every_minutes": 0.5, "max_loss_ratio": 3.0, "max_loss_steps": 2,
+        "max_failures": 9,
         "tensorboard": True, "wandb": "mine", "mlflow": "http://localhost",
     }  # fmt: skip
     assert changes.keys() == UNFELT
@@ -100,11 +103,21 @@ def test_training_dtype(model_dtype, wanted, expected):
 def test_a_torn_snapshot_is_forgotten_with_its_checkpoints(tmp_path, content, kept):
     writer = ArtifactStore(str(tmp_path)).open("train", "tiny", "0" * 20)
     folder = f"{writer.key}/scratch/{RUN_NAME}"
-    forget_torn_snapshot(writer)
+    assert not forget_torn_snapshot(writer)
     writer.storage.write(f"{folder}/checkpoint_manager_snapshot.json", content)
     writer.storage.write(f"{folder}/checkpoint_1/state", b"weights")
-    forget_torn_snapshot(writer)
+    assert forget_torn_snapshot(writer) is not kept
     assert bool(writer.storage.list(folder)) is kept
+
+
+def test_a_device_without_memory_is_told_what_helps():
+    with (
+        pytest.raises(ModelError, match=r"(?s)CUDA out of memory\n.*train\.gradcache_chunk"),
+        told_of_memory(),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total ...")
+    with pytest.raises(RuntimeError, match="other"), told_of_memory():
+        raise RuntimeError("other")
 
 
 @pytest.mark.parametrize(
