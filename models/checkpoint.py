@@ -52,13 +52,14 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 MIN_EXPORT_COSINE = 0.9999
 
 
-def resolve_model(source: str | Path) -> Path:
+def resolve_model(source: str | Path, trusted: bool = False) -> Path:
     """Return the local directory of a model.
 
     Args:
         source: A directory or a GGUF file; ``package:<module>`` for weights that an installed package brings (the
             module names its directory MODEL_DIR, or holds a GGUF file); else a hub id, which is downloaded
             (safetensors only) or found in the cache. A model in GGUF is turned into a plain directory once.
+        trusted: Whether code that the model brings is downloaded too.
 
     Raises:
         ModelError: Nothing there, or nothing that can be loaded.
@@ -71,7 +72,7 @@ def resolve_model(source: str | Path) -> Path:
     elif Path(text).suffix == ".gguf" and Path(text).expanduser().is_file():
         directory = plain_directory(Path(text).expanduser().resolve())
     elif _HUB_ID.fullmatch(text):
-        directory = _download(text)
+        directory = _download(text, [*_HUB_FILES, *(["*.py"] if trusted else [])])
     else:
         raise ModelError(
             "no such model",
@@ -93,6 +94,7 @@ def load_encoder(
     attention: Attention | None = None,
     latents: tuple[int, int] = (512, 8),
     quantize: Quantize | None = None,
+    trusted: bool = False,
 ) -> Encoder:
     """Load a model in evaluation mode; no progress bar, no log.
 
@@ -105,6 +107,7 @@ def load_encoder(
         latents: Number of latents and of heads, where pooling is latent_attention and the directory holds no
             weights of it.
         quantize: ``"8bit"`` or ``"4bit"`` weights of linear layers; None: none.
+        trusted: Whether code that the directory brings may run.
 
     Raises:
         ModelError: No model there, weights that do not fit its config, an attention it cannot be given, or
@@ -126,7 +129,7 @@ def load_encoder(
             "check that all of its files are here",
         ),
         dtype=getattr(torch, dtype),
-        attn_implementation="sdpa",
+        trust_remote_code=trusted,
         **low_bit,
     )
     if config.get("moe") is not None:
@@ -182,6 +185,7 @@ def verify_export(
     task: str = "",
     kind: Kind = "query",
     max_tokens: int | None = None,
+    trusted: bool = False,
 ) -> float:
     """Embed texts here and through sentence-transformers, in float32, and compare.
 
@@ -191,6 +195,7 @@ def verify_export(
         task: Of queries; one that the prompts name has a prompt of its own.
         kind: Of these texts.
         max_tokens: Where they are cut, prompt and suffix counted. None: where the directory says.
+        trusted: Whether code that the directory brings may run.
 
     Returns:
         The smallest cosine.
@@ -209,7 +214,8 @@ def verify_export(
     # sentence-transformers has one limit for all texts, and cuts a suffix off.
     texts = cut_to_fit(tokenizer, texts, kind, task, min(max_tokens or longest, longest))
     tokens = tokenizer.tokenize(texts, kind, [task] * len(texts))
-    ours_ND = embed(load_encoder(directory), tokens, max(4096, padded_length(longest, BATCH_MULTIPLE)))
+    encoder = load_encoder(directory, trusted=trusted)
+    ours_ND = embed(encoder, tokens, max(4096, padded_length(longest, BATCH_MULTIPLE)))
     with silence():
         import_sentence_transformers()
         from sentence_transformers import SentenceTransformer
@@ -220,7 +226,7 @@ def verify_export(
             device="cpu",
             local_files_only=True,
             model_kwargs={"dtype": "float32"},
-            trust_remote_code=is_own_modelling_file(directory) or is_own_pooler(directory),
+            trust_remote_code=trusted or is_own_modelling_file(directory) or is_own_pooler(directory),
         )
         # What ends every query has no place in its prompts: whoever embeds queries there adds it.
         theirs_ND = peer.encode(
@@ -264,16 +270,14 @@ def _package_directory(source: str) -> Path:
         ) from error
 
 
-def _download(model_id: str) -> Path:
+def _download(model_id: str, files: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         with silence():
             return Path(
-                snapshot_download(
-                    model_id, allow_patterns=_HUB_FILES, ignore_patterns=["onnx/*", "openvino/*"]
-                )
+                snapshot_download(model_id, allow_patterns=files, ignore_patterns=["onnx/*", "openvino/*"])
             )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(

@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from models.bidirectional import DECODERS, ENCODERS, attention_of
 from models.errors import ModelError
 from models.prompts import Prompts
 
@@ -26,6 +27,9 @@ LATENT_ATTENTION_FOLDER = "1_LatentAttention"
 _LATENT_ATTENTION_MODULE = "LatentAttentionPooling"
 _KNOWN_MODULES = ("Transformer", "Pooling", "Normalize", _LATENT_ATTENTION_MODULE)
 # Positions of these families begin behind the padding id.
+_WIDTHS = ("hidden_size", "dim", "d_model", "n_embd")
+"""What families call the width of their states in config.json."""
+
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -124,7 +128,10 @@ def read_config(directory: Path) -> dict[str, Any]:
             fix=f'python -c "import transformers; {convert}"' if pickled else "copy the model's weights here",
         )
     config: dict[str, Any] = json.loads((directory / "config.json").read_text())
-    if "hidden_size" not in config:
+    named = next((name for name in _WIDTHS if name in config), None)
+    if named is not None:
+        config["hidden_size"] = config[named]
+    if named is None:
         raise ModelError(
             "the config names no hidden_size",
             str(directory / "config.json"),
@@ -132,6 +139,37 @@ def read_config(directory: Path) -> dict[str, Any]:
             expected="a text encoder or decoder of transformers",
         )
     return config
+
+
+def check_code(directory: Path, trusted: bool) -> None:
+    """Refuse a model that cannot be loaded without the code that it brings, unless that is trusted.
+
+    Raises:
+        ModelError: It is not.
+    """
+    config = read_config(directory)
+    code = config.get("auto_map", {}).get("AutoModel")
+    if code is None or trusted or config.get("moe") is not None:
+        return
+    if attention_of(config) is None:
+        raise ModelError(
+            "the model brings code of its own, which runs only where the recipe trusts it",
+            str(directory),
+            got=f"{config.get('model_type')}: {code}",
+            expected=f"a model that transformers knows, such as {', '.join((*DECODERS, *ENCODERS)[:8])}",
+            fix="read the code, then set trust_remote_code: true beside the model's source",
+        )
+
+
+def weight_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of every weight in a directory; the headers of its files are read, no weight is."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(directory):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        shapes |= {name: tuple(one["shape"]) for name, one in header.items() if name != "__metadata__"}
+    return shapes
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -190,7 +228,7 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
 
 
 def model_digest(directory: str | Path) -> str:
-    """Return the sha256 (64 hex digits) over every weight, tokenizer, config and prompt file of a model.
+    """Return the sha256 (64 hex digits) over every weight, tokenizer, config, prompt and code file of a model.
 
     Equal for copies of a directory, wherever they lie; a README does not count. torch is not imported.
 
@@ -198,10 +236,9 @@ def model_digest(directory: str | Path) -> str:
         ModelError: The directory holds no model.
     """
     directory = Path(directory)
-    read_config(directory)
-    return _digest_of(
-        directory, [path.name for path in weight_files(directory)] + [*TOKENIZER_FILES, *_LAYOUT_FILES]
-    )
+    code = directory.glob("*.py") if "auto_map" in read_config(directory) else ()
+    names = [path.name for path in (*weight_files(directory), *code)]
+    return _digest_of(directory, [*names, *TOKENIZER_FILES, *_LAYOUT_FILES])
 
 
 def tokenizer_digest(directory: str | Path) -> str:
@@ -247,14 +284,10 @@ def _num_parameters(directory: Path, config: Mapping[str, Any]) -> int:
     total = 0
     moe = config.get("moe") or {}
     used = moe.get("experts_per_token", 1) / moe.get("num_experts", 1)
-    for path in weight_files(directory):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        for name, tensor in header.items():
-            if name != "__metadata__" and "embed" not in name and "lm_head" not in name:
-                # Stacked weights [experts, out, in]: a token passes through some of them.
-                total += int(prod(tensor["shape"]) * (used if len(tensor["shape"]) == 3 else 1.0))
+    for name, shape in weight_shapes(directory).items():
+        if "embed" not in name and "lm_head" not in name:
+            # Stacked weights [experts, out, in]: a token passes through some of them.
+            total += int(prod(shape) * (used if len(shape) == 3 else 1.0))
     return total
 
 

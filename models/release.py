@@ -94,6 +94,8 @@ class ReleaseManifest(BaseModel):
     dtype: Literal["bfloat16", "float16", "float32"]
     max_query_tokens: int = Field(ge=3)
     max_document_tokens: int = Field(ge=3)
+    trust_remote_code: bool = False
+    """Whether code that the model brings may run."""
     index: IndexEntry | None = None
     """None: the release embeds and does not search."""
     run_id: str | None = None

@@ -11,7 +11,7 @@ from models.errors import ModelError
 from models.layout import LATENT_ATTENTION_FOLDER, TOKENIZER_FILES
 from models.prompt_length import is_miscounted, read_prompts_alone
 from models.prompts import Prompts
-from models.tokenizer_files import load_backend
+from models.tokenizer_files import complete_tokenizer, load_backend, load_tokenizer, padding_token
 
 POOLING_FLAGS = {
     "mean": "pooling_mode_mean_tokens",
@@ -39,7 +39,7 @@ def write_layout(
     include_prompt = _includes_prompt(prompts, encoder.pooling)
     if not include_prompt:
         _count_prompts_right(directory, prompts)
-    _pad_with_something(directory)
+    complete_tokenizer(directory)
     kinds = ["Transformer", "Pooling", "Normalize"][: 3 if encoder.normalize else 2]
     folders = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
     types = {kind: f"sentence_transformers.models.{kind}" for kind in kinds}
@@ -61,7 +61,7 @@ def write_layout(
 
 
 def check_prompts(directory: Path, prompts: Prompts, pooling: str) -> None:
-    """Refuse prompts that sentence-transformers would count wrong in a model trained from this one.
+    """Refuse what sentence-transformers could not read in a model trained from this one, or would read otherwise.
 
     Args:
         directory: Of the model to be trained.
@@ -70,8 +70,9 @@ def check_prompts(directory: Path, prompts: Prompts, pooling: str) -> None:
 
     Raises:
         ModelError: A prompt ends in a space that the first word of a query takes, and transformers builds the
-            tokenizers of this family in a way that cannot be told.
+            tokenizers of this family in a way that cannot be told; or the tokenizer has nothing to pad with.
     """
+    padding_token(directory, load_tokenizer(directory))
     if _includes_prompt(prompts, pooling) or pooling == "last":
         return
     with tempfile.TemporaryDirectory(prefix="stope-tokenizer-") as folder:
@@ -126,13 +127,3 @@ def _count_prompts_right(directory: Path, prompts: Prompts) -> None:
     path = directory / "tokenizer_config.json"
     config = json.loads(path.read_text()) if path.is_file() else {}
     _write(path, {**config, "tokenizer_class": "PreTrainedTokenizerFast"})
-
-
-def _pad_with_something(directory: Path) -> None:
-    # Decoders often name no padding token, without which sentence-transformers embeds no two texts at once.
-    path = directory / "tokenizer_config.json"
-    if not path.is_file():
-        return
-    config = json.loads(path.read_text())
-    if "pad_token" not in config and config.get("eos_token"):
-        _write(path, {**config, "pad_token": config["eos_token"]})

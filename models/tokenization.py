@@ -14,7 +14,7 @@ import numpy as np
 from models.cutting import cut_between, pool_start
 from models.errors import ModelError
 from models.prompts import Kind, Prompts
-from models.tokenizer_files import deserialize, load_backend
+from models.tokenizer_files import deserialize, load_backend, text_tokens_only
 
 if TYPE_CHECKING:
     import torch
@@ -217,7 +217,11 @@ class TextTokenizer:
 
     @cached_property
     def _serialized(self) -> str:
-        return str(load_backend(self.directory).to_str())
+        from models.layout import read_config
+
+        serialized = str(load_backend(self.directory).to_str())
+        num_embeddings = read_config(self.directory).get("vocab_size")
+        return text_tokens_only(serialized, int(num_embeddings)) if num_embeddings else serialized
 
     def _check(self) -> None:
         from models.layout import max_positions, read_config

@@ -1,6 +1,8 @@
 """The tokenizer of a model's directory, and the Rust tokenizer in it, which travels as a string."""
 
+import json
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,10 @@ from models.lean_imports import import_transformers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+
+_OTHER_MODALITIES = re.compile("image|audio|video|vision", re.IGNORECASE)
+"""What the special tokens are called that stand for something else than text."""
 
 
 @lru_cache(maxsize=8)
@@ -33,6 +39,57 @@ def deserialize(serialized: str, max_tokens: int | None) -> "Tokenizer":
     return backend
 
 
+def complete_tokenizer(directory: Path) -> int:
+    """Write what other libraries need to know of a tokenizer to read texts as they are read here.
+
+    Decoders often name no padding token, without which no two texts make a batch there: that of the end takes its
+    place. Texts are cut at their end.
+
+    Args:
+        directory: Of a model; its `tokenizer_config.json` is written anew, if need be.
+
+    Returns:
+        The id of the padding token.
+
+    Raises:
+        ModelError: There is no tokenizer, or it names neither a padding token nor an end.
+    """
+    path = directory / "tokenizer_config.json"
+    tokenizer = load_tokenizer(directory)
+    config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    missing: dict[str, Any] = {}
+    if config.get("truncation_side", "right") != "right":
+        missing["truncation_side"] = "right"
+    token = padding_token(directory, tokenizer)
+    if tokenizer.pad_token is None:
+        missing["pad_token"] = token
+    if missing:
+        path.write_text(json.dumps(config | missing, indent=2) + "\n")
+    return int(tokenizer.convert_tokens_to_ids(token))
+
+
+def padding_token(directory: Path, tokenizer: Any) -> str:
+    """Return what other libraries are to pad with: the tokenizer's own token, else the one that ends a text.
+
+    Raises:
+        ModelError: There is neither.
+    """
+    named = tokenizer.pad_token or tokenizer.eos_token
+    if named:
+        return str(named)
+    ids = json.loads((directory / "config.json").read_text()).get("eos_token_id")
+    ids = ids[0] if isinstance(ids, list) and ids else ids
+    token = None if ids is None else tokenizer.convert_ids_to_tokens(int(ids))
+    if token is None:
+        raise ModelError(
+            "the tokenizer names neither a padding token nor one that ends a text",
+            str(directory),
+            expected="pad_token or eos_token in tokenizer_config.json, or eos_token_id in config.json",
+            fix='add "pad_token" to tokenizer_config.json',
+        )
+    return str(token)
+
+
 def load_backend(directory: Path) -> "Tokenizer":
     """Return the Rust tokenizer of a model's directory, as transformers builds it.
 
@@ -41,6 +98,28 @@ def load_backend(directory: Path) -> "Tokenizer":
     """
     backend: Tokenizer = load_tokenizer(directory).backend_tokenizer
     return backend
+
+
+def text_tokens_only(serialized: str, num_embeddings: int) -> str:
+    """Return a tokenizer without special tokens of other modalities that its model has no embeddings for.
+
+    Gemma 3 has one tokenizer for all sizes, whose token of images lies behind the table of those that read text alone.
+
+    Args:
+        serialized: As ``Tokenizer.to_str`` returns it.
+        num_embeddings: Rows of the model's table.
+    """
+    content = json.loads(serialized)
+    added = content.get("added_tokens") or []
+    kept = [
+        token
+        for token in added
+        if token["id"] < num_embeddings
+        or not (token.get("special") and _OTHER_MODALITIES.search(token["content"]))
+    ]
+    if len(kept) == len(added):
+        return serialized
+    return json.dumps({**content, "added_tokens": kept}, ensure_ascii=False)
 
 
 def load_tokenizer(directory: Path) -> Any:

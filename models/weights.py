@@ -12,14 +12,19 @@ _BUFFERS = ("position_ids", "token_type_ids", "inv_freq", "masked_bias", ".attn.
 
 
 def read_weights(
-    loader: Any, directory: Path, refusal: tuple[str, str, str], **options: Any
+    loader: Any,
+    directory: Path,
+    refusal: tuple[str, str, str],
+    trust_remote_code: bool = False,
+    **options: Any,
 ) -> tuple[Any, Any]:
-    """Read a model from safetensors, offline and without code of its directory.
+    """Read a model from safetensors, offline.
 
     Args:
         loader: A class with ``from_pretrained``.
         directory: Of the model.
         refusal: What to say where transformers cannot: the problem, what is expected, the fix.
+        trust_remote_code: Whether code of the directory may run.
         options: Further ones of ``from_pretrained``.
 
     Returns:
@@ -33,7 +38,7 @@ def read_weights(
             network, loading = loader.from_pretrained(
                 str(directory),
                 use_safetensors=True,
-                trust_remote_code=False,
+                trust_remote_code=trust_remote_code,
                 local_files_only=True,
                 output_loading_info=True,
                 **options,

@@ -27,6 +27,9 @@ class ModelConfig(BaseModel):
     source: str
     """A directory (sentence-transformers or transformers layout), a GGUF file, a hub id, or `package:<module>` for
     weights that an installed package brings (the module names its directory MODEL_DIR, or holds a GGUF file)."""
+    trust_remote_code: bool = False
+    """Run the Python code that the model brings, wherever it is loaded, its release included: what its `auto_map`
+    names. Read it first. False: such a model is refused."""
     attention: Literal["causal", "bidirectional"] | None = None
     """Whether tokens of a decoder see those behind them; `bidirectional` is what embeddings want, and needs training.
     Null: as the model's directory says."""
@@ -46,7 +49,7 @@ class ModelConfig(BaseModel):
     processor float16 is refused."""
     quantize: Literal["8bit", "4bit"] | None = None
     """Weights of linear layers in 8 bits (LLM.int8) or 4 (NF4, double quantisation) where texts are embedded, through
-    bitsandbytes: a fraction of the memory. Training uses whole weights. Null: none."""
+    bitsandbytes: a fraction of the memory; experts stay whole. Training uses whole weights. Null: none."""
     engine: EngineName = "torch"
     """What embeds texts in the actors of the role `encode`: torch, or vllm (extra `vllm`), which batches by itself, up
     to `encode.token_budget` tokens a pass. Training, evaluation in between and serving are torch's."""

@@ -57,6 +57,7 @@ def _manifest(model: Path, index: Artifact, recipe: Recipe, run: Run) -> dict[st
         dtype=index.manifest.summary["dtype"],
         max_query_tokens=recipe.model.max_query_tokens,
         max_document_tokens=recipe.model.max_document_tokens,
+        trust_remote_code=recipe.model.trust_remote_code,
         index=_index_entry(index, digest),
         run_id=run.id,
     )

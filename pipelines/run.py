@@ -22,6 +22,7 @@ from pipelines.search.config import SearchConfig
 from pipelines.search.lexical import lexical_step
 from pipelines.search.pipeline import search_step
 from pipelines.steps import Step
+from pipelines.train.beginning import check_beginning
 from pipelines.train.cross_encoder import CrossEncoderModel, Trained
 from pipelines.train.pipeline import plan_step, train_step
 from pipelines.train.sources import Source
@@ -50,10 +51,14 @@ def plan(recipe: Recipe, session: Session) -> dict[str, Step]:
         session: Asked for the dtype that the machines of a role multiply fastest.
     """
     mine, encode, held_out = recipe.mine, recipe.encode, recipe.evaluate.split
+    from models.checkpoint import resolve_model
+
     model = Model.resolve(recipe.model, session)
     data = ingest_step(recipe.data)
     if recipe.data.kind == "texts":
         return {"data": data, **_corpus_alone(recipe, data, model)}
+    if not recipe.train.cross_encoder:
+        check_beginning(resolve_model(recipe.model.source), recipe.train)
 
     steps: dict[str, Step] = {"data": data}
     splits, tuned = (mine.split, held_out), model

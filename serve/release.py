@@ -93,7 +93,7 @@ class ServedRelease:
         self._dtype = dtype
         self._retrieval = Retrieval(manifest, directory, device) if manifest.index else None
         self._embedder = RequestEmbedder(
-            load_encoder(files.model, dtype, device, manifest.pooling),
+            load_encoder(files.model, dtype, device, manifest.pooling, trusted=manifest.trust_remote_code),
             tokenizer,
             config.token_budget or max(_TOKEN_BUDGETS[device.split(":")[0]], _longest(manifest)),
             config.max_queued_tokens,

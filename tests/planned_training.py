@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster.artifacts import ArtifactStore
-from pipelines.model import LocatedModel
+from pipelines.located_model import LocatedModel
 from pipelines.steps import Step
 from pipelines.train.config import TrainConfig
 from pipelines.train.planning import write_plan

@@ -1,5 +1,6 @@
 """Cross-encoders as directories: begun on a backbone, saved, and proven equal to what other libraries make of them."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from models.reranking.network import load_network
 from models.reranking.rendering import make_rendering
 from models.silence import silence
 from models.tokenization import padded_length
+from models.tokenizer_files import complete_tokenizer
 from models.weights import read_weights
 
 MAX_SCORE_DIFFERENCE = 1e-3
@@ -93,6 +95,12 @@ def save_cross_encoder(network: Any, directory: Path, tokenizer_from: Path) -> N
     for name in TOKENIZER_FILES:
         if (tokenizer_from / name).is_file():
             shutil.copyfile(tokenizer_from / name, directory / name)
+    # A decoder's head reads the last token that is no padding: whoever pads must mean the same token.
+    pad_token_id = complete_tokenizer(directory)
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    if config.get("pad_token_id") != pad_token_id:
+        path.write_text(json.dumps(config | {"pad_token_id": pad_token_id}, indent=2, sort_keys=True) + "\n")
 
 
 def verify_cross_encoder(directory: Path, pairs: Sequence[tuple[str, str]]) -> float:

@@ -10,7 +10,7 @@ from models.errors import ModelError
 from models.quantization import truncate
 from models.tokenization import Tokens
 from pipelines.encode.config import EncodeConfig
-from pipelines.model import LocatedModel
+from pipelines.located_model import LocatedModel
 
 
 class Embedder:

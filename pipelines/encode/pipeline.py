@@ -14,7 +14,8 @@ from pipelines.encode import earlier, quantize
 from pipelines.encode.config import EncodeConfig
 from pipelines.encode.earlier import TABLES
 from pipelines.encode.shards import read_and_tokenize, write_shard
-from pipelines.model import LocatedModel, Model
+from pipelines.located_model import LocatedModel
+from pipelines.model import Model
 from pipelines.splits import check_splits
 from pipelines.steps import Step, Work
 from pipelines.waves import run_tasks, run_waves

@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 import yaml
 
 from cluster.artifacts import Artifact
-from pipelines.model import LocatedModel
+from pipelines.located_model import LocatedModel
 from pipelines.train.config import UNFELT
 from pipelines.train.sources import input_name
 from pipelines.train.task import TrainTask

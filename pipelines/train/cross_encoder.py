@@ -11,7 +11,8 @@ from cluster.artifacts import Artifact, ArtifactWriter
 from cluster.errors import UserError
 from models.prompts import Kind, Prompts
 from models.reranking.rendering import Rendering, make_rendering
-from pipelines.model import LocatedModel, Model
+from pipelines.located_model import LocatedModel
+from pipelines.model import Model
 from pipelines.steps import Step, Work, label_of
 from pipelines.train.cross_encoder_config import CrossEncoderConfig
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from cluster.artifacts import Artifact
 from cluster.errors import UserError
+from pipelines.located_model import LocatedModel
 from pipelines.metrics import Relevance
-from pipelines.model import LocatedModel
 from pipelines.own_documents import own_documents, without
 from pipelines.train.dev_config import DevConfig
 from pipelines.train.tokens import TokenStore, tokenize_unique

@@ -21,7 +21,7 @@ from models.few_shot import (
 from models.layout import max_positions, read_config
 from models.prompts import Kind
 from models.tokenization import TextTokenizer, Tokens, concatenate
-from pipelines.model import LocatedModel
+from pipelines.located_model import LocatedModel
 from pipelines.texts import TABLES, read_texts
 from pipelines.train.config import TrainConfig
 from pipelines.train.phases import Batch

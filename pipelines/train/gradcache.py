@@ -8,12 +8,13 @@ pass. Equal to the big batch, dropout included: its masks hang on the text, not 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipelines.train.balance import Balance
-from pipelines.train.dealing import Inputs
+if TYPE_CHECKING:
+    from pipelines.train.balance import Balance
+    from pipelines.train.dealing import Inputs
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class Cache:
         embedded: Leaves [B, D] that take the loss's gradient, one a pass.
     """
 
-    inputs: list[Inputs]
+    inputs: "list[Inputs]"
     seeds: Sequence[int]
     embedded: list[torch.Tensor]
 
 
-def embed_passes(engine: Any, inputs: list[Inputs], seeds: Sequence[int]) -> Cache:
+def embed_passes(engine: Any, inputs: "list[Inputs]", seeds: Sequence[int]) -> Cache:
     """Embed pass by pass, without a graph. Every rank must have the same number of passes."""
     embedded: list[torch.Tensor] = []
     for each, seed in zip(inputs, seeds, strict=True):
@@ -40,7 +41,7 @@ def embed_passes(engine: Any, inputs: list[Inputs], seeds: Sequence[int]) -> Cac
     return Cache(inputs, seeds, [emb_BD.requires_grad_() for emb_BD in embedded])
 
 
-def backward_passes(engine: Any, cache: Cache, loss: torch.Tensor, balance: Balance | None = None) -> None:
+def backward_passes(engine: Any, cache: Cache, loss: torch.Tensor, balance: "Balance | None" = None) -> None:
     """Let the gradient of ``loss`` flow through every pass into the weights, as one backward pass would.
 
     Args:

@@ -5,7 +5,8 @@ from dataclasses import replace
 from functools import partial
 
 from cluster.artifacts import Artifact
-from pipelines.model import LocatedModel, Model
+from pipelines.located_model import LocatedModel
+from pipelines.model import Model
 from pipelines.steps import Step, Work
 from pipelines.train.config import PLANNED, UNFELT, TrainConfig
 from pipelines.train.cross_encoder import Trained

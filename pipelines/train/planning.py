@@ -12,7 +12,7 @@ import pyarrow as pa
 from cluster.artifacts import ArtifactWriter
 from models.prompts import Kind
 from pipelines import schemas
-from pipelines.model import LocatedModel
+from pipelines.located_model import LocatedModel
 from pipelines.texts import TABLES, read_texts
 from pipelines.train.alike import SHINGLE_WORDS, Alike, near_pairs, stand_ins
 from pipelines.train.checks import teacher_scores

@@ -11,7 +11,7 @@ from models.moe.files import is_own_modelling_file
 from models.prompts import Kind
 from models.reranking.directory import save_cross_encoder, verify_cross_encoder
 from models.reranking.scorers import CrossEncoder
-from pipelines.model import LocatedModel
+from pipelines.located_model import LocatedModel
 from pipelines.texts import TABLES, read_texts
 from pipelines.train.card import model_card
 from pipelines.train.cross_encoder_card import cross_encoder_card
@@ -34,13 +34,13 @@ def save_embedding_model(encoder: Encoder, task: TrainTask, directory: Path) -> 
     assert isinstance(model, LocatedModel)
     queries = _first_texts(task, "query", NUM_CHECKED_TEXTS)
     documents = _first_texts(task, "document", NUM_CHECKED_DOCUMENTS)
-    source = resolve_model(model.location)
+    source = resolve_model(model.location, model.trusted)
     # sentence-transformers has one limit for all texts.
     longest = max(model.max_query_tokens, model.max_document_tokens)
     save_encoder(encoder, directory, source, model.prompts, longest)
     for task_name in ("", *(name for name, _ in model.prompts.tasks)):
-        verify_export(directory, queries, task_name, "query", model.max_query_tokens)
-    verify_export(directory, documents, "", "document", model.max_document_tokens)
+        verify_export(directory, queries, task_name, "query", model.max_query_tokens, model.trusted)
+    verify_export(directory, documents, "", "document", model.max_document_tokens, model.trusted)
     card = model_card(task, encoder.dimension, is_own_modelling_file(directory))
     (directory / "README.md").write_text(card)
 

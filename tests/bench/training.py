@@ -128,7 +128,7 @@ def stope_rank(args: argparse.Namespace) -> dict[str, object]:
     from torch import distributed
 
     from models.prompts import Prompts
-    from pipelines.model import LocatedModel
+    from pipelines.located_model import LocatedModel
     from pipelines.train.batches import rank_batch
     from pipelines.train.config import TrainConfig
     from pipelines.train.engine import make_trainable

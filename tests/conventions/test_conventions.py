@@ -94,6 +94,15 @@ def test_the_project_speaks_of_itself_alone():
         assert not re.search(r"/(root|home|farm)/\w", text), name
 
 
+@pytest.mark.parametrize("name", ["gpu_mining", "gpu_inference", "gpu_training"])
+def test_gpu_benches_need_torch_and_transformers_alone(name):
+    absent = ("ray", "deepspeed", "pydantic", "faiss", "sentence_transformers")
+    hidden = "".join(f"sys.modules[{module!r}] = None; " for module in absent)
+    code = f"import sys; {hidden}import tests.bench.{name}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-600:]
+
+
 def walk(prefix, group):
     for name, command in sorted(group.commands.items()):
         yield from walk(f"{prefix} {name}", command) if hasattr(command, "commands") else [f"{prefix} {name}"]

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModel
 from models.bidirectional import set_attention
 from models.encoder import Encoder
 from models.inference import embed
+from models.moe.upcycle import Upcycling, moe_blocks, upcycle
 from models.tokenization import Tokens, concatenate
 from tests.tiny_decoders import make_backbone
 
@@ -21,6 +22,13 @@ def tokens_of(length, seed):
 
 
 def make(family):
+    if family == "bert with experts":
+        backbone = make("bert")
+        upcycle(Encoder(backbone), Upcycling(layers="all", where="up", num_experts=3), seed=0)
+        for block in moe_blocks(backbone):
+            torch.nn.init.normal_(block.router.weight)
+            torch.nn.init.normal_(block.up.weight, std=0.2)
+        return backbone
     if family in ("bert", "xlm-roberta", "modernbert"):
         config = AutoConfig.for_model(
             family, vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2, pad_token_id=0,
@@ -41,7 +49,7 @@ def make(family):
     "family",
     [
         "bert", "xlm-roberta", "modernbert", "llama causal", "llama bidirectional", "mistral bidirectional",
-        "qwen3 bidirectional", "gemma3_text bidirectional",
+        "qwen3 bidirectional", "gemma3_text bidirectional", "bert with experts",
     ],
 )  # fmt: skip
 def test_alone_with_short_and_with_long_ones(family, pooling, dtype):

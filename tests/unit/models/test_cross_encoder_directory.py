@@ -13,6 +13,7 @@ from models.reranking import directory
 from models.reranking.directory import check_beginning, verify_cross_encoder, write_untrained
 from models.reranking.network import load_network
 from models.reranking.rendering import make_rendering
+from models.tokenizer_files import load_tokenizer
 from tests.tiny_rerankers import make_cross_encoder, make_decoder
 from tests.tiny_training import make_model
 
@@ -78,9 +79,34 @@ def test_a_long_text_of_a_model_with_many_positions_fits_the_comparison(tmp_path
     assert verify_cross_encoder(tmp_path / "long", [*PAIRS, ("w1 w2", "w3 " * 50)]) < 1e-5
 
 
-def test_a_decoder_is_given_a_head_too(tmp_path):
-    write_untrained(make_decoder(tmp_path / "decoder"), tmp_path / "model", 0)
-    assert load_network(tmp_path / "model", "cross_encoder", "float32", "cpu").config.num_labels == 1
+@pytest.mark.parametrize(
+    ("tokenizer", "config", "expected"),
+    [
+        ({"pad_token": "<|im_end|>"}, {}, "<|im_end|>"),
+        ({"pad_token": "<|im_end|>"}, {"pad_token_id": 5}, "<|im_end|>"),
+        ({"pad_token": None, "eos_token": "<|im_end|>"}, {}, "<|im_end|>"),
+        ({"eos_token": "<|im_end|>"}, {"pad_token_id": None}, "<|im_end|>"),
+        ({}, {"eos_token_id": 7}, None),
+    ],
+)
+def test_a_decoder_is_given_a_head_too_and_others_pad_it_alike(tmp_path, tokenizer, config, expected):
+    source = make_decoder(tmp_path / "decoder")
+    for name, changes in (("tokenizer_config.json", tokenizer), ("config.json", config)):
+        path = source / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_untrained(source, tmp_path / "model", 0)
+    network = load_network(tmp_path / "model", "cross_encoder", "float32", "cpu")
+    assert network.config.num_labels == 1
+    written = load_tokenizer(tmp_path / "model")
+    assert written.pad_token_id == network.config.pad_token_id
+    assert written.pad_token == expected or (expected is None and written.pad_token_id == 7)
+    pairs = [("w1 w2", "w3 w4 w5 w6 w7"), ("w6", "w7"), ("yes", "no no no")]
+    assert verify_cross_encoder(tmp_path / "model", pairs) < 1e-4
+
+
+def test_a_decoder_without_anything_to_pad_with_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r'add "pad_token" to tokenizer_config.json'):
+        write_untrained(make_decoder(tmp_path / "decoder"), tmp_path / "model", 0)
 
 
 def test_what_no_cross_encoder_begins_with_is_refused(folder, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from models.prompts import Prompts
-from pipelines.model import LocatedModel
+from pipelines.located_model import LocatedModel
 from pipelines.train.card import model_card, public_name
 from pipelines.train.config import TrainConfig
 from tests.planned_training import planned_task

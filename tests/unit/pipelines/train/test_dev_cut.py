@@ -6,7 +6,7 @@ import pytest
 from cluster.artifacts import ArtifactStore
 from cluster.errors import UserError
 from models.prompts import Prompts
-from pipelines.model import LocatedModel
+from pipelines.located_model import LocatedModel
 from pipelines.texts import read_texts
 from pipelines.train import dev_cut
 from pipelines.train.dev_config import DevConfig

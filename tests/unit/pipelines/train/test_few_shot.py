@@ -9,7 +9,8 @@ import pytest
 from cluster.artifacts import ArtifactStore
 from cluster.errors import UserError
 from models.prompts import Prompts, instructed
-from pipelines.model import LocatedModel, Model
+from pipelines.located_model import LocatedModel
+from pipelines.model import Model
 from pipelines.model_config import ModelConfig
 from pipelines.steps import Step
 from pipelines.train.config import TrainConfig

@@ -11,7 +11,7 @@ from cluster.errors import UserError
 from models.prompts import Prompts
 from pipelines import schemas
 from pipelines.answers import allowed_answers
-from pipelines.model import LocatedModel
+from pipelines.located_model import LocatedModel
 from pipelines.steps import Step
 from pipelines.train.config import TrainConfig
 from pipelines.train.mined import without_copies

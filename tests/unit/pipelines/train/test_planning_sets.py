@@ -11,7 +11,7 @@ from cluster.artifacts import ArtifactStore
 from cluster.errors import UserError
 from models.prompts import Prompts
 from pipelines import schemas
-from pipelines.model import LocatedModel
+from pipelines.located_model import LocatedModel
 from pipelines.steps import Step
 from pipelines.train.config import TrainConfig
 from pipelines.train.naming import query_name

@@ -7,7 +7,7 @@ import pytest
 from models.checkpoint import describe_model
 from models.prompts import Prompts
 from models.reranking.directory import verify_cross_encoder, write_untrained
-from pipelines.model import LocatedModel
+from pipelines.located_model import LocatedModel
 from pipelines.train.config import TrainConfig
 from pipelines.train.saving import checked_pairs, save_embedding_model
 from tests.planned_training import planned_task
