@@ -9,6 +9,7 @@ from cluster.commands import artifacts, doctor, runs
 from pipelines.commands import demo, encode, evaluate, index, mine, run, train
 from pipelines.cost.commands import cost
 from pipelines.exchange.commands import data
+from pipelines.merge_commands import merge
 from pipelines.release_commands import release
 from pipelines.report.commands import compare, report
 from serve.commands import serve
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "index": index,
     "report": report,
     "compare": compare,
+    "merge": merge,
     "doctor": doctor,
 }
 for name, command in COMMANDS.items():

@@ -25,7 +25,7 @@ def create_release(store: ArtifactStore, run: Run) -> ReleaseRecord:
     Raises:
         UserError: The run has not come as far as the index, or an artifact of it is gone.
     """
-    trained, index = (_artifact_of(store, run, stage) for stage in ("train", "index"))
+    trained, index = (artifact_of(store, run, stage) for stage in ("train", "index"))
     try:
         recipe = Recipe.model_validate(run.record.recipe)
     except ValidationError as error:
@@ -89,7 +89,12 @@ def _index_entry(index: Artifact, digest: str) -> "IndexEntry":
     )
 
 
-def _artifact_of(store: ArtifactStore, run: Run, stage: str) -> Artifact:
+def artifact_of(store: ArtifactStore, run: Run, stage: str) -> Artifact:
+    """Return what a stage of a run made last.
+
+    Raises:
+        UserError: The stage is not finished, or the artifact is gone.
+    """
     keys = [record.key for record in run.record.stages if record.stage == stage and record.state == "done"]
     if not keys:
         raise UserError(

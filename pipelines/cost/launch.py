@@ -159,9 +159,7 @@ def _not_priced(question: Question, recipe: Recipe) -> list[str]:
             f"queries{of} that the filters starve are searched once more, deeper; how many they are the first "
             "selection tells, so that is not priced"
         )
-    plain = {key: getattr(recipe.train, key) for key in ("moe", "lora", "only_train", "gradcache_chunk")}
-    plain["offload"] = recipe.train.offload != "none"
-    if felt := [f"train.{key}" for key, said in plain.items() if said]:
+    if felt := [f"train.{key}" for key in ("moe", "only_train") if getattr(recipe.train, key)]:
         notes.append(
             f"{', '.join(felt)}: time, memory and checkpoints of the training are those of a training of all weights "
             "without"

@@ -58,23 +58,30 @@ def search_memory(work: SearchWork, kind: str) -> tuple[float, float]:
 
 
 def train_memory(work: TrainWork, kind: str) -> tuple[float, float]:
-    """Return the bytes of one rank: weights, gradients and Adam's state in float32, activations of its share."""
-    parameters, ranks = work.shape.num_parameters, work.num_ranks
-    # Weight, gradient, master copy, two moments; a stage shares all from its own place on.
-    parts = (4.0, 4.0, 12.0)
-    whole = {1: 2, 2: 1, 3: 0}[work.zero_stage]
-    state = parameters * (sum(parts[:whole]) + sum(parts[whole:]) / ranks)
+    """Return the bytes of one rank: weights, gradients and Adam's state in float32, activations of one pass."""
+    parameters, trained, ranks = work.shape.num_parameters, work.trained_parameters, work.num_ranks
+    frozen = parameters if work.adapter_parameters else 0
+    # Weight, gradient, master copy with two moments; a stage shares all from its own place on.
+    weights, gradients, optimizer = (
+        size / (ranks if work.zero_stage >= stage else 1)
+        for size, stage in ((4.0 * (frozen + trained), 3), (4.0 * trained, 2), (12.0 * trained, 1))
+    )
+    state = weights + gradients + (0.0 if work.is_offloaded else optimizer)
+    beside = PROCESS_BYTES + (optimizer if work.is_offloaded else 0.0)
     texts, shared_by = (
         (work.largest_batch, ranks) if work.largest_batch else (work.texts, work.num_steps * ranks)
     )
-    tokens = sum(each.tokens for each in texts) / shared_by
     texts_a_rank = sum(each.count for each in texts) / shared_by
-    squares = sum(each.count * each.mean_square_tokens for each in texts) / shared_by
+    pass_share = min(1.0, work.chunk / texts_a_rank) if work.chunk and texts_a_rank else 1.0
+    tokens = pass_share * sum(each.tokens for each in texts) / shared_by
+    squares = pass_share * sum(each.count * each.mean_square_tokens for each in texts) / shared_by
     shape, factor = work.shape, DTYPE_BYTES[work.dtype] / 2
     layer = factor * (TRAIN_LAYER_FACTOR * tokens * shape.hidden + 5 * shape.num_heads * squares)
     kept = shape.num_layers * factor * 2 * tokens * shape.hidden + layer
     activations = kept if work.is_checkpointed else shape.num_layers * layer
-    return _placed(state + activations + 4.0 * ceil(texts_a_rank) * shape.hidden, PROCESS_BYTES, kind)
+    # Every rank reads the whole model before its part is all that it keeps.
+    working = max(state + activations + 4.0 * ceil(texts_a_rank) * shape.hidden, 4.0 * parameters)
+    return _placed(working, beside, kind)
 
 
 def _placed(working: float, beside: float, kind: str) -> tuple[float, float]:

@@ -237,17 +237,19 @@ def _plan(work: PlanWork, rates: Rates) -> Load:  # noqa: ARG001
 
 def _train(work: TrainWork, rates: Rates) -> Load:
     passes = CHECKPOINTED_PASSES if work.is_checkpointed else FORWARD_PASSES
+    # Frozen weights have no gradient of their own; GradCache embeds everything once more.
+    passes += (-1 if work.adapter_parameters else 0) + (1 if work.chunk else 0)
     flops = passes * sum(forward_flops(work.shape, texts) for texts in work.texts)
-    parameters = work.shape.num_parameters
+    parameters, trained = work.shape.num_parameters, work.trained_parameters
     on_device, on_host = train_memory(work, rates.kind)
-    written = STATE_BYTES * parameters * work.num_checkpoints
+    written = STATE_BYTES * trained * work.num_checkpoints
     return Load(
         flops=flops,
         device_seconds=flops / (rates.of(work.dtype) * rates.shares.train),
         bound="matmul",
         moved_bytes=written + 4 * parameters,
         storage_bytes=4 * parameters,
-        temporary_bytes=STATE_BYTES * parameters * min(KEPT_CHECKPOINTS, work.num_checkpoints),
+        temporary_bytes=STATE_BYTES * trained * min(KEPT_CHECKPOINTS, work.num_checkpoints),
         device_memory=on_device,
         host_memory=on_host,
         num_tasks=work.num_ranks,

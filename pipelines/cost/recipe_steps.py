@@ -199,6 +199,9 @@ class _Training:
             is_checkpointed=train.gradient_checkpointing,
             num_checkpoints=max(1, ceil(num_steps / train.checkpoint_every_steps)),
             largest_batch=max(batches, key=lambda batch: sum(texts.tokens for texts in batch)),
+            adapter_parameters=self._trained.shape.adapter_parameters(train.lora.rank) if train.lora else 0,
+            is_offloaded=train.offload != "none",
+            chunk=train.gradcache_chunk or 0,
         )
 
     def _rows(self, stage: Stage) -> dict[str, int]:

@@ -23,6 +23,7 @@ class ModelShape:
         attention_width: Heads times width of a head.
         num_heads: Query heads.
         intermediate: Width of the feed-forward layer.
+        attention_parameters: Weights of one layer's attention.
         layer_parameters: Weights of one layer, all experts counted.
         active_parameters: Weights of one layer that one token is multiplied with.
         embedding_parameters: Weights of the token and position tables, which cost no multiplication.
@@ -34,6 +35,7 @@ class ModelShape:
     attention_width: int
     num_heads: int
     intermediate: int
+    attention_parameters: int
     layer_parameters: int
     active_parameters: int
     embedding_parameters: int
@@ -43,6 +45,13 @@ class ModelShape:
     def num_parameters(self) -> int:
         """All weights."""
         return self.num_layers * self.layer_parameters + self.embedding_parameters
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Return the weights of low-rank updates of this rank beside every linear layer; experts share none."""
+        grouped = (self.attention_parameters - 2 * self.hidden * self.attention_width) // (2 * self.hidden)
+        attention = 2 * (self.hidden + self.attention_width) + 2 * (self.hidden + grouped)
+        blocks = (self.layer_parameters - self.attention_parameters) // (self.hidden * self.intermediate)
+        return rank * self.num_layers * (attention + blocks * (self.hidden + self.intermediate))
 
     @property
     def active_body(self) -> int:
@@ -130,6 +139,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
         attention_width=heads * head_width,
         num_heads=heads,
         intermediate=width,
+        attention_parameters=attention,
         layer_parameters=attention + experts * expert + router,
         active_parameters=attention + chosen * expert + router,
         embedding_parameters=(int(config["vocab_size"]) + positions) * hidden,

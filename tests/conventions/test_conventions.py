@@ -26,6 +26,7 @@ stope doctor
 stope encode
 stope evaluate
 stope index
+stope merge
 stope mine run
 stope mine sweep
 stope release create

@@ -14,7 +14,7 @@ from pipelines.cost.shape import ModelShape
 from pipelines.cost.texts import Texts
 from pipelines.cost.works import EncodeWork, IngestWork, PlannedStep, SearchWork, TrainWork
 
-SHAPE = ModelShape(6, 384, 384, 12, 1536, 1_769_472, 1_769_472, 11_917_056, 30522)
+SHAPE = ModelShape(6, 384, 384, 12, 1536, 589_824, 1_769_472, 1_769_472, 11_917_056, 30522)
 TEXTS = Texts(10_000_000, 150.0, 25_000.0, 600.0)
 ENCODE = EncodeWork(SHAPE, "bfloat16", (TEXTS,), 4096, 192, 384, "float16", 1600)
 CLUSTER = Hardware(load_definition("h100x8"))
@@ -126,7 +126,9 @@ def test_ivf_is_not_recommended_where_it_is_chosen():
 
 
 def test_an_actor_that_does_not_fit_is_named_with_its_remedy():
-    large = ModelShape(80, 8192, 8192, 64, 28672, 855_000_000, 855_000_000, 1_050_000_000, 128_000)
+    large = ModelShape(
+        80, 8192, 8192, 64, 28672, 150_994_944, 855_000_000, 855_000_000, 1_050_000_000, 128_000
+    )
     train = TrainWork(large, "bfloat16", (Texts(1000, 512, 512**2, 2000),), 10, 8, 1, False, 1)
     warnings = estimate([step(train, "train")], CLUSTER).warnings
     assert any("GiB on a H100" in warning and "zero_stage" in warning for warning in warnings)

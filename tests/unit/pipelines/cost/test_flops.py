@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from models.adapters import Lora, add_lora
 from pipelines.cost.flops import FORWARD_PASSES, KMEANS_ITERATIONS, exact_flops, forward_flops, ivf_flops
 from pipelines.cost.shape import shape_of
 from pipelines.cost.texts import Texts
+from tests.unit.models.moe.tiny_backbones import make_backbone
 
 NUM_TEXTS, NUM_TOKENS = 6, 48
 TEXTS = Texts(NUM_TEXTS, NUM_TOKENS, NUM_TOKENS**2, 0)
@@ -99,3 +101,11 @@ def test_an_inverted_file_that_scans_every_list_costs_more_than_exact_search():
     few = ivf_flops(queries, documents, dimension, lists, 8, 10_000)
     assert few.scanning == pytest.approx(exact * 8 / lists)
     assert few.assigning == exact_flops(queries, lists, dimension) + exact_flops(documents, lists, dimension)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "mistral"])
+def test_adapters_are_counted_as_peft_makes_them(family):
+    backbone = make_backbone(family)
+    shape = shape_of(backbone.config.to_dict())
+    add_lora(backbone, Lora(4, 8.0, 0.0, ("*",)), seed=0)
+    assert shape.adapter_parameters(4) == sum(p.numel() for p in backbone.parameters() if p.requires_grad)

@@ -18,7 +18,7 @@ from pipelines.cost.works import EncodeWork, IndexWork, ScoreWork, SearchWork, T
 
 CORE = processor_rates(has_bfloat16=True)
 H100 = accelerator_rates("H100", ACCELERATORS["H100"])
-SHAPE = ModelShape(6, 384, 384, 12, 1536, 1_769_472, 1_769_472, 11_917_056, 30522)
+SHAPE = ModelShape(6, 384, 384, 12, 1536, 589_824, 1_769_472, 1_769_472, 11_917_056, 30522)
 TEXTS = Texts(10_000, 150.0, 25_000.0, 600.0)
 ENCODE = EncodeWork(SHAPE, "bfloat16", (TEXTS,), 4096, 192, 384, "float16", 8)
 SEARCH = SearchWork(20_000, 1_000_000, 384, 100, embedding_bytes=776)
@@ -147,11 +147,31 @@ def test_candidates_take_the_bytes_that_are_written(tmp_path):
 
 
 def test_zero_stages_share_ever_more_of_the_state():
-    many = replace(TRAIN, num_ranks=8)
+    many = replace(TRAIN, num_ranks=4)
     needs = [cost_of(replace(many, zero_stage=stage), H100).device_memory for stage in (1, 2, 3)]
     parameters = SHAPE.num_parameters
-    assert needs[0] - needs[1] == pytest.approx(4 * parameters * 7 / 8)
-    assert needs[1] - needs[2] == pytest.approx(4 * parameters * 7 / 8)
+    assert needs[0] - needs[1] == pytest.approx(4 * parameters * 3 / 4)
+    assert needs[1] - needs[2] == pytest.approx(4 * parameters * 3 / 4)
+    crowd = replace(TRAIN, num_ranks=10_000, zero_stage=3)
+    assert cost_of(crowd, H100).device_memory >= 4 * parameters, "each reads the whole model first"
+
+
+def test_adapters_offloading_and_passes_take_less_memory_and_their_own_time():
+    whole, adapted = cost_of(TRAIN, H100), cost_of(replace(TRAIN, adapter_parameters=100_000), H100)
+    trained = SHAPE.num_parameters - 100_000
+    # Adapters beside the weights, in place of gradient and optimizer state of all.
+    assert whole.device_memory - adapted.device_memory == pytest.approx(10 * trained - 4 * 100_000)
+    assert adapted.flops == pytest.approx(2 / 3 * whole.flops)
+    assert adapted.temporary_bytes == pytest.approx(whole.temporary_bytes * 100_000 / SHAPE.num_parameters)
+    assert adapted.storage_bytes == whole.storage_bytes
+    offloaded = cost_of(replace(TRAIN, is_offloaded=True), H100)
+    moved = 12 * SHAPE.num_parameters / TRAIN.num_ranks
+    assert whole.device_memory - offloaded.device_memory == pytest.approx(moved)
+    assert offloaded.host_memory - whole.host_memory == pytest.approx(moved)
+    large = replace(TRAIN, texts=(TEXTS.times(100 * TEXTS.count),))
+    cached = cost_of(replace(large, chunk=8), H100)
+    assert cached.flops == pytest.approx(4 / 3 * cost_of(large, H100).flops)
+    assert cached.device_memory < cost_of(large, H100).device_memory
 
 
 def test_an_index_takes_the_bytes_that_its_documents_hold_in_memory_and_keep_beside():
