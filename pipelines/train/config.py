@@ -137,7 +137,8 @@ class TrainConfig(BaseModel):
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
     checkpoint_every_steps: int = Field(default=50, ge=1)
-    """A killed run resumes from the last checkpoint; two are kept. Ctrl-C writes one before it ends."""
+    """A killed run resumes from the last checkpoint; two are kept. Ctrl-C and SIGTERM write one before
+    they end it."""
     checkpoint_every_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Write a checkpoint so long after the last one too. Null: by steps alone."""
     max_failures: int = Field(default=3, ge=0)

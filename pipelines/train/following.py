@@ -1,11 +1,11 @@
-"""The driver's side of a training: progress, loggers, and the first Ctrl-C, which saves before it ends."""
+"""The driver's side of a training: progress, loggers, and the first Ctrl-C or SIGTERM, which saves before it ends."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipelines.train.watching import Logger, Watch
 
@@ -33,6 +33,8 @@ class Follower:
         self._board, self._num_steps, self._progress = board, num_steps, progress
         self._watch = Watch(loggers, progress.log)
         self._shown: int | None = None
+        self._running = False
+        self._signal = signal.SIGINT
         self._measured = ""
         self._complete = False
         self._stopping, self._done = threading.Event(), threading.Event()
@@ -47,24 +49,35 @@ class Follower:
 
     def begin(self) -> None:
         """Open the live line for ranks that are about to start."""
-        self._shown = None
+        self._shown, self._running = None, True
         self._progress.total(self._num_steps, "steps")
         self._progress.note("starting workers")
 
     def end(self) -> None:
-        """Have it known that no ranks run which Ctrl-C could ask to end."""
-        self._shown = None
+        """Have it known that no ranks run which a signal could ask to end."""
+        self._running = False
 
     def log(self, line: str) -> None:
         """Print a line that stays."""
         self._progress.log(f"  [yellow]note[/]  {line}")
 
-    def stop(self) -> bool:
-        """Have the ranks write a checkpoint and end; False where none has made a step yet."""
-        if self._shown is None:
+    def stop(self, number: int) -> bool:
+        """Have the ranks write a checkpoint and end; False where none runs or none has made a step yet.
+
+        Args:
+            number: Of the signal that asks for it.
+        """
+        if self._shown is None or not self._running:
             return False
+        self._signal = signal.Signals(number)
         self._stopping.set()
         return True
+
+    def leave(self) -> NoReturn:
+        """End as the signal would have ended this process."""
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self._signal)
 
     def finish(self, complete: bool) -> None:
         """Show and log the last steps."""
@@ -118,7 +131,7 @@ def following(
     follower = Follower(board, num_steps, progress, loggers)
     complete = False
     try:
-        with first_ctrl_c(follower.stop):
+        with first_signal(follower.stop):
             yield follower
         complete = not follower.stopping
     finally:
@@ -126,24 +139,33 @@ def following(
 
 
 @contextmanager
-def first_ctrl_c(call: Callable[[], bool]) -> Iterator[None]:
-    """Let the first Ctrl-C call a function in place of raising KeyboardInterrupt.
+def first_signal(call: Callable[[int], bool]) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM call a function in place of what it does otherwise.
 
-    The second one raises, as does the first where the function returns False. Off the main thread, or where Ctrl-C
-    is not Python's own, nothing changes.
+    The second one does that, as does the first where the function returns False. Off the main thread, or for a signal
+    that Python does not handle, nothing changes.
+
+    Args:
+        call: Takes the signal's number.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    taken = {number: handler for number, handler in handlers.items() if callable(handler)}
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
-        if not call():
-            raise KeyboardInterrupt
+    def restore() -> None:
+        for number, handler in taken.items():
+            signal.signal(number, handler)
 
-    signal.signal(signal.SIGINT, handle)
+    def handle(number: int, frame: FrameType | None) -> None:
+        restore()
+        if not call(number):
+            taken[signal.Signals(number)](number, frame)
+
+    for number in taken:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()

@@ -50,7 +50,7 @@ class Ranks:
 
         Raises:
             UserError, ModelError: The training cannot go on.
-            KeyboardInterrupt: It was asked to end, and has written a checkpoint instead of a model.
+            KeyboardInterrupt, SystemExit: It was asked to end, and has written a checkpoint instead of a model.
         """
         import ray
 
@@ -64,7 +64,7 @@ class Ranks:
         raise_failure(ray.get(task.board.failure.remote()), plan)
         exported = (result or task.writer).finished("training_steps")
         if self.follower.stopping and not exported:
-            raise KeyboardInterrupt
+            self.follower.leave()
         assert exported
 
     def train_until(self, plan: Artifact, until: int, work: Work) -> Artifact:
@@ -76,7 +76,7 @@ class Ranks:
         """Commit what was exported.
 
         Raises:
-            KeyboardInterrupt: The training was asked to end meanwhile; the artifact is there.
+            KeyboardInterrupt, SystemExit: The training was asked to end meanwhile; the artifact is there.
         """
         tables = {"training_steps": 1} | ({"training_metrics": 1} if self.task.config.dev else {})
         summary = {
@@ -87,7 +87,7 @@ class Ranks:
         }
         artifact = work.commit(tables, summary)
         if self.follower.stopping:
-            raise KeyboardInterrupt
+            self.follower.leave()
         return artifact
 
 

@@ -7,6 +7,7 @@ from io import StringIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import typer
 from rich.console import Console
@@ -19,7 +20,8 @@ from pipelines.report.comparison import compare_runs, show_comparison
 from pipelines.report.curves import Series, step_histogram
 from pipelines.report.gather import gather_run, write_page
 from pipelines.report.page import audit_page, run_page
-from pipelines.report.terminal import show_audit
+from pipelines.report.tables import side_by_side
+from pipelines.report.terminal import show_audit, show_audits
 
 VOID = {"meta", "link", "input", "br"}
 ATTACK = "<script>alert('x')</script>"
@@ -154,6 +156,28 @@ def test_a_page_that_cannot_be_written_says_so(audited, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose another --output"):
         write_page(gather_run(audited[0], audited[1].record), tmp_path / "file" / "page.html")
+
+
+def test_audits_of_several_minings_stand_side_by_side(audit):
+    def alone(method):
+        kept = {name: getattr(audit, name) for name in ("audit", "histograms")}
+        kept = {name: table.filter(pc.equal(table.column("method"), method)) for name, table in kept.items()}
+        return replace(audit, **kept)
+
+    first, last = audit.methods[0], audit.methods[-1]
+    audits = {f"mining 1: {first}": alone(first), f"mining 2: {last}": alone(last)}
+    together = side_by_side(audits)
+    assert together.methods == list(audits)
+    for measure, of_method in together.measures().items():
+        assert of_method[f"mining 2: {last}"]["value"] == audit.measures()[measure][last]["value"]
+    shown = Console(width=160, record=True, file=StringIO())
+    show_audits(shown, audits)
+    lines = shown.export_text().splitlines()
+    assert sum(line.startswith("mining ") for line in lines) == 2
+    page = run_page(record(), {"tiny": audits}, {})
+    reader = Reader(page)
+    assert page.count("Measures by method") == 3, "together, and each by itself"
+    assert len(reader.ids) == len(set(reader.ids))
 
 
 def test_the_terminal_shows_one_row_a_method(audit, world):

@@ -10,7 +10,7 @@ from cluster.errors import UserError
 from pipelines.train import watching
 from pipelines.train.board import Evaluation, Reading, StepRecord
 from pipelines.train.config import TrainConfig
-from pipelines.train.following import first_ctrl_c, shown
+from pipelines.train.following import first_signal, shown
 from pipelines.train.watching import Training, Watch, check_watchers, numbers, open_loggers
 from tests.event_files import events
 
@@ -93,14 +93,29 @@ def test_what_cannot_be_opened_is_said_and_the_others_are_closed(tmp_path, monke
 
 def test_the_first_ctrl_c_calls_and_the_second_raises():
     calls = []
-    with pytest.raises(KeyboardInterrupt), first_ctrl_c(lambda: calls.append(1) or True):
+    with pytest.raises(KeyboardInterrupt), first_signal(lambda number: calls.append(number) or True):
         os.kill(os.getpid(), signal.SIGINT)
-        assert calls == [1]
+        assert calls == [signal.SIGINT]
         os.kill(os.getpid(), signal.SIGINT)
-    assert calls == [1]
-    with pytest.raises(KeyboardInterrupt), first_ctrl_c(lambda: False):
+    assert calls == [signal.SIGINT]
+    with pytest.raises(KeyboardInterrupt), first_signal(lambda number: False):
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_first_sigterm_calls_where_something_handles_it():
+    def leave(number, frame):
+        raise SystemExit(number)
+
+    calls, before = [], signal.signal(signal.SIGTERM, leave)
+    try:
+        with pytest.raises(SystemExit), first_signal(lambda number: calls.append(number) or True):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert calls == [signal.SIGTERM]
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is leave and calls == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_share_of_peak_and_dev_metric_are_logged_where_there_are_any():
@@ -114,5 +129,5 @@ def test_share_of_peak_and_dev_metric_are_logged_where_there_are_any():
     assert numbers(full) == {**numbers(plain), **more}
     counted = replace(plain, record=replace(plain.record, replaced_negatives=0))
     assert numbers(counted) == {**numbers(plain), "train/replaced_negatives": 0}
-    assert shown(full) == "loss 0.2000  gradient 6  1,234 tokens/s  46% of peak"
-    assert shown(plain) == "loss 0.2000  gradient 6  504 tokens/s"
+    assert shown(full) == "loss 0.2000  rate 4.00e-03  gradient 6  1,234 tokens/s  46% of peak"
+    assert shown(plain) == "loss 0.2000  rate 4.00e-03  gradient 6  504 tokens/s"
