@@ -17,6 +17,7 @@ from torch import nn
 from models.moe.experts import ExpertLinear
 from models.moe.layer import MoeFeedForward, Moved
 from models.moe.router import Router
+from models.positions import offset_positions
 
 # Experts are given their rows in multiples of this, so that their products have few shapes: each is planned once.
 _ROW_MULTIPLE = 64
@@ -137,8 +138,8 @@ class FusedBackbone:
         self._words: torch.Tensor = table.word_embeddings.weight.detach()
         positions = table.position_embeddings.weight.detach().float()
         types = table.token_type_embeddings.weight.detach().float()
-        first = int(table.padding_idx) + 1 if _FAMILIES[_family(backbone)] else 0
-        self._positions = (positions[first:] + types[0]).to(self._words.dtype)
+        self._padding = int(table.padding_idx) if _FAMILIES[_family(backbone)] else None
+        self._positions = (positions + types[0]).to(self._words.dtype)
         self._norm: nn.LayerNorm = table.LayerNorm
         self._layers = [_pack(layer) for layer in backbone.encoder.layer]
 
@@ -150,7 +151,9 @@ class FusedBackbone:
             attention_mask_BT: 1 where a token is no padding.
         """
         num_texts, width = input_ids_BT.shape
-        x_BTH = self._norm(nn.functional.embedding(input_ids_BT, self._words) + self._positions[:width])
+        x_BTH = self._norm(
+            nn.functional.embedding(input_ids_BT, self._words) + self._position_states(input_ids_BT)
+        )
         mask_B11T = None
         if not bool(attention_mask_BT.all()):
             lowest = torch.finfo(x_BTH.dtype).min
@@ -159,6 +162,14 @@ class FusedBackbone:
         for layer in self._layers:
             x_MH = layer.forward(x_MH, mask_B11T, num_texts)
         return x_MH.view(num_texts, width, -1)
+
+    def _position_states(self, input_ids_BT: torch.Tensor) -> torch.Tensor:
+        width = input_ids_BT.shape[1]
+        if self._padding is None:
+            return self._positions[:width]
+        if bool((input_ids_BT == self._padding).any()):
+            return nn.functional.embedding(offset_positions(input_ids_BT, self._padding), self._positions)
+        return self._positions[self._padding + 1 :][:width]
 
 
 def is_fusible(backbone: Any) -> bool:

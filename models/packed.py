@@ -19,6 +19,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from models.positions import offset_positions
+
 NAME = "stope_packed"
 
 _DECODERS = ("llama", "mistral", "qwen2", "qwen3")
@@ -145,7 +147,8 @@ def packed_states(backbone: Any, input_ids_BT: torch.Tensor, attention_mask_BT: 
     packed = pack(input_ids_BT, attention_mask_BT)
     positions_M = packed.positions_M
     if config.model_type in _OFFSET:
-        positions_M = positions_M + int(config.pad_token_id or 0) + 1
+        positions_BT = offset_positions(input_ids_BT, int(config.pad_token_id or 0))
+        positions_M = positions_BT[attention_mask_BT.bool()]
     used = config._attn_implementation
     config._attn_implementation = NAME
     try:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from models.bidirectional import set_attention
-from models.packed import agrees, attend_text_by_text, is_known, is_packable, pack, unpack
+from models.fused import FusedBackbone, is_fusible
+from models.packed import agrees, attend_text_by_text, is_known, is_packable, pack, packed_states, unpack
 from tests.packed_cases import LENGTHS, batch, check, encoder_backbone
 from tests.tiny_decoders import make_backbone
 
@@ -44,6 +45,22 @@ def test_encoders(family):
     backbone = encoder_backbone(family)
     assert is_known(backbone)
     check(backbone)
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "bert"])
+def test_a_text_that_holds_the_padding_token_has_the_positions_of_transformers(family):
+    backbone = encoder_backbone(family)
+    padding = backbone.config.pad_token_id
+    ids_BT, mask_BT = (
+        torch.tensor([[5, 50, padding, 60, 61, 7], [5, 51, 52, 7, 0, 0]]),
+        torch.ones(2, 6).long(),
+    )
+    mask_BT[1, 4:] = 0
+    with torch.inference_mode():
+        expected = backbone(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state[mask_BT.bool()]
+        assert is_fusible(backbone)
+        for found in (packed_states(backbone, ids_BT, mask_BT), FusedBackbone(backbone)(ids_BT, mask_BT)):
+            torch.testing.assert_close(found[mask_BT.bool()], expected, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
