@@ -55,11 +55,7 @@ def add_lora(backbone: nn.Module, lora: Lora, seed: int) -> None:
         ModelError: A target matches no linear layer; the names that exist are told. Experts and dropout.
     """
     peft = _peft()
-    linear = {
-        name: module
-        for name, module in backbone.named_modules()
-        if isinstance(module, nn.Linear | ExpertLinear | Router) and not name.startswith("pooler")
-    }
+    linear = adaptable_layers(backbone)
     matched = match_names(lora.targets, linear, "train.lora.targets", "linear layer")
     stacked = [name for name in matched if not isinstance(linear[name], nn.Linear)]
     blocks = [name for name, module in backbone.named_modules() if isinstance(module, MoeFeedForward)]
@@ -76,6 +72,15 @@ def add_lora(backbone: nn.Module, lora: Lora, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(_peft_config(lora, matched, stacked), backbone, adapter_name=NAME)
+
+
+def adaptable_layers(backbone: nn.Module) -> dict[str, nn.Module]:
+    """Return name -> linear layer that an adapter can be put beside."""
+    return {
+        name: module
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Linear | ExpertLinear | Router) and not name.startswith("pooler")
+    }
 
 
 def train_only(model: nn.Module, patterns: Sequence[str]) -> None:

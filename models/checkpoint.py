@@ -49,6 +49,8 @@ __all__ = [
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_EAGER = ("deberta", "deberta-v2", "mpnet")
+"""Families whose attention transformers computes in one way alone."""
 MIN_EXPORT_COSINE = 0.9999
 
 
@@ -130,6 +132,7 @@ def load_encoder(
         ),
         dtype=getattr(torch, dtype),
         trust_remote_code=trusted,
+        **({} if trusted else {"attn_implementation": "eager" if config["model_type"] in _EAGER else "sdpa"}),
         **low_bit,
     )
     if config.get("moe") is not None:
@@ -147,6 +150,32 @@ def load_encoder(
     encoder = Encoder(backbone, pooling, latent_attention=latent and latent.to(getattr(torch, dtype)))
     # Weights in few bits are on their device already.
     return (encoder if quantize else encoder.to(device)).eval()
+
+
+def weightless_encoder(directory: Path, pooling: str, trusted: bool = False) -> Encoder:
+    """Return a model's modules without weights, on torch's device `meta`: their names and shapes alone.
+
+    Args:
+        directory: As ``resolve_model`` returns it.
+        pooling: Name of the pooler.
+        trusted: Whether code that the directory brings may run.
+    """
+    import torch
+
+    loader = model_class(read_config(directory), directory)
+    from transformers import AutoConfig, AutoModel
+
+    with silence(), torch.device("meta"):
+        config = AutoConfig.from_pretrained(str(directory), trust_remote_code=trusted, local_files_only=True)
+        made: Any = (
+            AutoModel.from_config(config, trust_remote_code=trusted)
+            if loader is AutoModel
+            else loader(config)
+        )
+        if getattr(made, "pooler", None) is not None:
+            # As where it is loaded: no optimizer touches it.
+            made.pooler.requires_grad_(False)
+        return Encoder(made, pooling)
 
 
 def _latent_attention(directory: Path, backbone: Any, latents: tuple[int, int]) -> LatentAttention:

@@ -179,6 +179,9 @@ def is_fusible(backbone: Any) -> bool:
 
     Adapters and other replacements change the type of a layer, and are declined for that.
     """
+    # Code of a directory may have the name, and the very classes, of what it changes.
+    if not type(backbone).__module__.startswith(("transformers.models.", "models.moe.")):
+        return False
     if _family(backbone) not in _FAMILIES or not torch.backends.mkldnn.is_available():
         return False
     config = backbone.config

@@ -149,9 +149,17 @@ def check_code(directory: Path, trusted: bool) -> None:
     """
     config = read_config(directory)
     code = config.get("auto_map", {}).get("AutoModel")
-    if code is None or trusted or config.get("moe") is not None:
+    if code is None or config.get("moe") is not None:
         return
-    if attention_of(config) is None:
+    if trusted and "--" in code:
+        raise ModelError(
+            "the model's code lies in another repository",
+            str(directory),
+            got=code,
+            expected="code in the model's own directory",
+            fix="copy it there, and write auto_map in config.json as module.Class",
+        )
+    if not trusted and not _is_native(config):
         raise ModelError(
             "the model brings code of its own, which runs only where the recipe trusts it",
             str(directory),
@@ -159,6 +167,14 @@ def check_code(directory: Path, trusted: bool) -> None:
             expected=f"a model that transformers knows, such as {', '.join((*DECODERS, *ENCODERS)[:8])}",
             fix="read the code, then set trust_remote_code: true beside the model's source",
         )
+
+
+def _is_native(config: Mapping[str, Any]) -> bool:
+    if attention_of(config) is not None:
+        return True
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return config.get("model_type") in CONFIG_MAPPING_NAMES
 
 
 def weight_shapes(directory: Path) -> dict[str, tuple[int, ...]]:
@@ -227,16 +243,21 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     return int(positions)
 
 
-def model_digest(directory: str | Path) -> str:
-    """Return the sha256 (64 hex digits) over every weight, tokenizer, config, prompt and code file of a model.
+def model_digest(directory: str | Path, trusted: bool = False) -> str:
+    """Return the sha256 (64 hex digits) over every weight, tokenizer, config and prompt file of a model.
 
     Equal for copies of a directory, wherever they lie; a README does not count. torch is not imported.
+
+    Args:
+        directory: Of the model.
+        trusted: Whether code that it brings may run, and counts too.
 
     Raises:
         ModelError: The directory holds no model.
     """
     directory = Path(directory)
-    code = directory.glob("*.py") if "auto_map" in read_config(directory) else ()
+    read_config(directory)
+    code = directory.glob("*.py") if trusted else ()
     names = [path.name for path in (*weight_files(directory), *code)]
     return _digest_of(directory, [*names, *TOKENIZER_FILES, *_LAYOUT_FILES])
 

@@ -138,7 +138,7 @@ def check_model(manifest: ReleaseManifest, model_directory: str | Path) -> None:
     """
     where = f"release {manifest.name}"
     for name, got, expected in (
-        ("model", model_digest(model_directory), manifest.model_digest),
+        ("model", model_digest(model_directory, manifest.trust_remote_code), manifest.model_digest),
         ("tokenizer", tokenizer_digest(model_directory), manifest.tokenizer_digest),
         ("dimension", str(describe_model(model_directory).dimension), str(manifest.dimension)),
     ):

@@ -58,7 +58,7 @@ def complete_tokenizer(directory: Path) -> int:
     tokenizer = load_tokenizer(directory)
     config: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     missing: dict[str, Any] = {}
-    if config.get("truncation_side", "right") != "right":
+    if tokenizer.truncation_side != "right":
         missing["truncation_side"] = "right"
     token = padding_token(directory, tokenizer)
     if tokenizer.pad_token is None:
@@ -77,7 +77,8 @@ def padding_token(directory: Path, tokenizer: Any) -> str:
     named = tokenizer.pad_token or tokenizer.eos_token
     if named:
         return str(named)
-    ids = json.loads((directory / "config.json").read_text()).get("eos_token_id")
+    config = json.loads((directory / "config.json").read_text())
+    ids = config.get("pad_token_id") if config.get("pad_token_id") is not None else config.get("eos_token_id")
     ids = ids[0] if isinstance(ids, list) and ids else ids
     token = None if ids is None else tokenizer.convert_ids_to_tokens(int(ids))
     if token is None:

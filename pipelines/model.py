@@ -90,7 +90,7 @@ class Model:
             check_encoder(content, config.source, pooling, config.attention, config.quantize, longest)
         return cls(
             config=config,
-            digest=model_digest(directory),
+            digest=model_digest(directory, config.trust_remote_code),
             pooling=pooling,
             prompts=prompts,
             dtype=session.run_on("encode", resolve_dtype, config.dtype),
@@ -159,6 +159,7 @@ class Model:
             "attention": self.config.attention,
             "quantize": self.config.quantize,
             "engine": engine_identity(self.engine),
+            "trust_remote_code": self.config.trust_remote_code or None,
         }
         if self.pooling == "latent_attention":
             told["latent_attention"] = self.config.latent_attention.model_dump()

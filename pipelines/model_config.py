@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipelines.engine import EngineName
 from pipelines.prompts import PromptsConfig
@@ -55,3 +55,12 @@ class ModelConfig(BaseModel):
     to `encode.token_budget` tokens a pass. Training, evaluation in between and serving are torch's."""
     gpu_memory_fraction: float = Field(default=0.9, gt=0, le=1)
     """Of engine vllm: what an actor's engine takes, as it starts, of the actor's share of a GPU's memory."""
+
+    @model_validator(mode="after")
+    def _engine_runs_the_code(self) -> "ModelConfig":
+        if self.trust_remote_code and self.engine != "torch":
+            raise ValueError(
+                f"engine {self.engine} computes models of its own, not what trust_remote_code lets in: write "
+                "engine: torch"
+            )
+        return self

@@ -124,6 +124,11 @@ class Recipe(BaseModel):
                     "cross-encoder; remove it"
                 )
             return self
+        if self.evaluate.rerank_depth > self.evaluate.retrieval_depth:
+            raise ValueError(
+                f"evaluate.rerank_depth ({self.evaluate.rerank_depth}) exceeds evaluate.retrieval_depth "
+                f"({self.evaluate.retrieval_depth})"
+            )
         if self.rounds > 1:
             raise ValueError(
                 f"rounds ({self.rounds}): every round mines with what the last one trained, and train.cross_encoder "

@@ -44,7 +44,7 @@ def _manifest(model: Path, index: Artifact, recipe: Recipe, run: Run) -> dict[st
     from models.layout import describe_model, model_digest, tokenizer_digest
     from models.release import ReleaseManifest
 
-    description, digest = describe_model(model), model_digest(model)
+    description, digest = describe_model(model), model_digest(model, recipe.model.trust_remote_code)
     manifest = ReleaseManifest(
         name=recipe.name,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

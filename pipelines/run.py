@@ -30,9 +30,9 @@ from pipelines.train.sources import Source
 TARGETS = {
     "encode": ("base_embeddings",),
     "mine": ("groups", "audit"),
-    "train": ("audit", "trained"),
-    "evaluate": ("audit", "metrics"),
-    "index": ("index",),
+    "train": ("trained", "audit"),
+    "evaluate": ("metrics", "audit"),
+    "index": ("index", "audit"),
     "run": ("groups", "audit", "metrics", "index"),
 }
 """What a command is for -> the steps it must end with."""
@@ -58,7 +58,8 @@ def plan(recipe: Recipe, session: Session) -> dict[str, Step]:
     if recipe.data.kind == "texts":
         return {"data": data, **_corpus_alone(recipe, data, model)}
     if not recipe.train.cross_encoder:
-        check_beginning(resolve_model(recipe.model.source), recipe.train)
+        trusted = recipe.model.trust_remote_code
+        check_beginning(resolve_model(recipe.model.source, trusted), recipe.train, model.pooling, trusted)
 
     steps: dict[str, Step] = {"data": data}
     splits, tuned = (mine.split, held_out), model

@@ -23,9 +23,6 @@ from pipelines.recipe import Recipe
 from pipelines.train.phases import homogeneous_rows
 from pipelines.train.stages import MAIN, Stage
 
-METRICS = 4
-"""That are computed for each ranking."""
-
 
 def plan_steps(
     recipe: Recipe,
@@ -105,7 +102,9 @@ def _measuring(recipe: Recipe, main: MinedSet) -> list[PlannedStep]:
     rankings = len(ranked) + len(recipe.evaluate.baselines)
     rows = rankings * held_out * min(depth, num_documents)
     differences = len(ranked) - 1
-    resamples = (rankings + differences) * METRICS * recipe.evaluate.bootstrap_samples * held_out
+    resamples = (
+        (rankings + differences) * len(recipe.evaluate.metrics) * recipe.evaluate.bootstrap_samples * held_out
+    )
     steps.append(PlannedStep("metrics", "evaluate", recipe.evaluate.split, EvaluateWork(rows, resamples)))
     if not recipe.reranker:
         steps.append(PlannedStep("index", "index", base.name, _indexing(recipe, main)))

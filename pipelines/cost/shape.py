@@ -10,6 +10,13 @@ from cluster.errors import UserError
 
 # A gate beside the up-projection, in models that do not normalise by root mean square, which tells the others apart.
 _GATED_FAMILIES = ("modernbert", "nomic_bert", "new")
+_OTHER_NAMES = {
+    "dim": "hidden_size",
+    "n_heads": "num_attention_heads",
+    "n_layers": "num_hidden_layers",
+    "hidden_dim": "intermediate_size",
+}
+"""What DistilBERT calls its sizes."""
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
@@ -118,6 +125,7 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape:
     Raises:
         KeyError: It lacks a size.
     """
+    config = {**{name: config[own] for own, name in _OTHER_NAMES.items() if own in config}, **config}
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     layers = int(config["num_hidden_layers"])
     head_width = int(config.get("head_dim") or hidden // heads)

@@ -29,7 +29,7 @@ class Embedder:
             self._embed = model.embedder(config.token_budget)
             if digest is not None:
                 # After loading: files exchanged meanwhile are seen as well.
-                _require_files(model.location, digest)
+                _require_files(model.location, digest, model.trusted)
         except (UserError, ModelError) as error:
             # Ray tries a constructor that raises again and tells its error as text: the first row raises it.
             self._problem = error
@@ -70,11 +70,11 @@ class Embedder:
         }
 
 
-def _require_files(location: str, digest: str) -> None:
+def _require_files(location: str, digest: str, trusted: bool) -> None:
     from models.checkpoint import resolve_model
     from models.layout import model_digest
 
-    found = model_digest(resolve_model(location))
+    found = model_digest(resolve_model(location, trusted), trusted)
     if found != digest:
         raise UserError(
             "the model's files changed while the run was under way",

@@ -31,14 +31,6 @@ class EvaluateConfig(BaseModel):
     """Of the resampling."""
 
     @model_validator(mode="after")
-    def _reranks_what_is_retrieved(self) -> "EvaluateConfig":
-        if self.rerank_depth > self.retrieval_depth:
-            raise ValueError(
-                f"rerank_depth ({self.rerank_depth}) exceeds retrieval_depth ({self.retrieval_depth})"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _ranks_what_is_measured(self) -> "EvaluateConfig":
         if len(set(self.metrics)) < len(self.metrics):
             raise ValueError(f"metrics: one stands twice in {', '.join(self.metrics)}")

@@ -34,6 +34,11 @@ class Comparison:
     methods: Sequence[str] = ()
     variants: Sequence[str] = ()
 
+    @property
+    def is_literature(self) -> bool:
+        """Whether methods of the literature are compared."""
+        return not self.grid and not self.variants
+
     def settings(self, recipe: Recipe, trains: bool) -> dict[str, list[str]]:
         """Return name -> settings of a recipe, for everything that is compared.
 
@@ -42,8 +47,8 @@ class Comparison:
             trains: Whether everything is trained with.
 
         Raises:
-            UserError: Two ways are mixed, there is no method of this name, or a grid or variant names no settings, one
-                twice, or one that a sweep does not compare.
+            UserError: Two ways are mixed, there is no method of this name, a variant has no name or no settings that
+                read, or a key stands twice or is not compared.
         """
         ways = {"--grid": self.grid, "--method": self.methods, "--variant": self.variants}
         asked = [f"{option} {values[0]}" for option, values in ways.items() if values]
@@ -87,7 +92,8 @@ def _variants(variants: Sequence[str], trains: bool) -> dict[str, list[str]]:
             settings = shlex.split(written)
         except ValueError:  # a quotation without its end
             settings = [""]
-        if not colon or name in found or not all("=" in setting for setting in settings):
+        keys = [setting.partition("=")[0] for setting in settings]
+        if not colon or name in found or len({*keys}) < len(keys) or not all("=" in one for one in settings):
             raise UserError(
                 "a variant has a name of its own, and settings",
                 where="--variant",
@@ -95,8 +101,8 @@ def _variants(variants: Sequence[str], trains: bool) -> dict[str, list[str]]:
                 expected="name: key=value key=value ...",
                 fix="--variant 'plain: train.loss.name=infonce'",
             )
-        for setting in settings:
-            _check_key(setting.partition("=")[0], "--variant", trains)
+        for key in keys:
+            _check_key(key, "--variant", trains)
         found[name] = settings
     return found
 
@@ -158,9 +164,8 @@ def sweep_steps(
     for method, own in compared.settings(swept, seeds > 0).items():
         recipe = load_recipe(recipe_name, [*settings, *own])
         planned = plan(recipe, session)
-        if method not in TRAINED_ALONE and planned["groups"].key not in {
-            step.key for step in groups.values()
-        }:
+        is_alone = compared.is_literature and method in TRAINED_ALONE
+        if not is_alone and planned["groups"].key not in {step.key for step in groups.values()}:
             groups[method] = planned["groups"]
             teachers |= {name: planned[f"{name}_candidates"] for name in recipe.mine.read_by_select}
         steps |= {"data": planned["data"], **_by_key(planned, without=(*TRAINED, "data", "index", "audit"))}

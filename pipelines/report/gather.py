@@ -1,6 +1,6 @@
 """What the page on a run is made of, read from the store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,7 @@ class Gathered:
 
     Args:
         record: The run.
-        audits: Data set -> audits that the run took or made, by what was mined: its method, with the number of the
-            mining where the run mined several times.
+        audits: Data set -> audits that the run took or made, by the number of the mining.
         dropped: Artifact key -> what its stage dropped, by reason; collected artifacts are left out.
     """
 
@@ -40,14 +39,11 @@ def gather_run(store: ArtifactStore, record: RunRecord) -> Gathered:
         dropped[stage.key] = artifact.manifest.counters
         if set(SCHEMAS) <= set(artifact.manifest.tables):
             audits.setdefault(label.removesuffix("-audit"), []).append(Audit.read(artifact))
-    return Gathered(record, {name: _numbered(found) for name, found in audits.items()}, dropped)
-
-
-def _numbered(audits: Sequence[Audit]) -> dict[str, Audit]:
-    names = [", ".join(audit.methods) for audit in audits]
-    if len(names) > 1:
-        names = [f"mining {number}: {name}" for number, name in enumerate(names, start=1)]
-    return dict(zip(names, audits, strict=True))
+    numbered = {
+        dataset: {f"mining {number}": audit for number, audit in enumerate(found, start=1)}
+        for dataset, found in audits.items()
+    }
+    return Gathered(record, numbered, dropped)
 
 
 def write_page(gathered: Gathered, path: Path) -> Path:

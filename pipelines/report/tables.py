@@ -164,10 +164,10 @@ class Audit:
 
 
 def side_by_side(audits: Mapping[str, Audit]) -> Audit:
-    """Return audits of one method each, such as those of the rounds of a training, as one: a row an audit.
+    """Return several audits, such as those of the rounds of a training, as one.
 
     Args:
-        audits: What stands for the method -> audit.
+        audits: What stands before the names of the methods -> audit.
 
     Returns:
         With the histograms of all; examples, agreement and facts are those of the last.
@@ -180,8 +180,7 @@ def side_by_side(audits: Mapping[str, Audit]) -> Audit:
     return replace(last, **{name: pa.concat_tables(parts) for name, parts in joined.items()})
 
 
-def _renamed(table: pa.Table, method: str) -> pa.Table:
+def _renamed(table: pa.Table, given: str) -> pa.Table:
     place = table.schema.get_field_index("method")
-    return table.set_column(
-        place, table.schema.field(place), pa.array([method] * table.num_rows, pa.string())
-    )
+    names = pa.array([f"{given}: {method}" for method in table.column(place).to_pylist()], pa.string())
+    return table.set_column(place, table.schema.field(place), names)

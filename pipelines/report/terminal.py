@@ -69,7 +69,7 @@ def show_audit(console: Console, audit: Audit) -> None:
 
 
 def show_audits(console: Console, audits: Mapping[str, Audit]) -> None:
-    """Print the audits of one data set: several, of one method each, as one table with a row each."""
+    """Print the audits of one data set, several of them as one table."""
     show_audit(console, side_by_side(audits) if len(audits) > 1 else next(iter(audits.values())))
 
 

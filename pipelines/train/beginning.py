@@ -1,19 +1,21 @@
-"""Whether a recipe's training fits the model that it begins with, read off the model's files before anything starts."""
+"""Whether a recipe's training fits the model that it begins with, told by its config before anything starts."""
 
 from pathlib import Path
 from typing import Any
 
-from models.layout import read_config, weight_shapes
+from models.layout import read_config
 from pipelines.train.checks import check_dimensions
 from pipelines.train.config import TrainConfig
 
 
-def check_beginning(directory: Path, config: TrainConfig) -> None:
-    """Refuse what the ranks would refuse once everything is mined, as far as files tell; no weight is read.
+def check_beginning(directory: Path, config: TrainConfig, pooling: str, trusted: bool) -> None:
+    """Refuse what the ranks would refuse once everything is mined; no weight is read.
 
     Args:
         directory: Of the model, as ``resolve_model`` returns it.
         config: Of the training.
+        pooling: Name of the pooler.
+        trusted: Whether code that the directory brings may run.
 
     Raises:
         ModelError: Experts in layers that are not there or in an architecture that is not known, patterns of
@@ -23,15 +25,8 @@ def check_beginning(directory: Path, config: TrainConfig) -> None:
     check_dimensions(config, int(content["hidden_size"]))
     if config.moe is not None:
         _check_experts(config, content)
-        return  # Experts have names that the file does not hold.
-    shapes = weight_shapes(directory)
-    if config.lora is not None:
-        layers = {name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) >= 2}
-        _check_patterns(config.lora.targets, layers, "train.lora.targets", "linear layer")
-    if config.only_train is not None:
-        # A pooler's weights may be made first.
-        patterns = [p.removeprefix("backbone.") for p in config.only_train if "latent_attention" not in p]
-        _check_patterns(patterns, set(shapes), "train.only_train", "weight")
+    elif config.lora is not None or config.only_train is not None:
+        _check_patterns(directory, config, pooling, trusted)
 
 
 def _check_experts(config: TrainConfig, content: dict[str, Any]) -> None:
@@ -44,7 +39,14 @@ def _check_experts(config: TrainConfig, content: dict[str, Any]) -> None:
         resolve_layers(config.moe.layers, layers)
 
 
-def _check_patterns(patterns: Any, names: set[str], where: str, what: str) -> None:
-    from models.adapters import match_names
+def _check_patterns(directory: Path, config: TrainConfig, pooling: str, trusted: bool) -> None:
+    from models.adapters import adaptable_layers, match_names, train_only
+    from models.checkpoint import weightless_encoder
 
-    match_names(tuple(patterns), dict.fromkeys(names), where, what)
+    encoder = weightless_encoder(directory, pooling, trusted)
+    if config.lora is not None:
+        match_names(
+            config.lora.targets, adaptable_layers(encoder.backbone), "train.lora.targets", "linear layer"
+        )
+    if config.only_train is not None:
+        train_only(encoder, config.only_train)

@@ -41,7 +41,7 @@ def save_embedding_model(encoder: Encoder, task: TrainTask, directory: Path) -> 
     for task_name in ("", *(name for name, _ in model.prompts.tasks)):
         verify_export(directory, queries, task_name, "query", model.max_query_tokens, model.trusted)
     verify_export(directory, documents, "", "document", model.max_document_tokens, model.trusted)
-    card = model_card(task, encoder.dimension, is_own_modelling_file(directory))
+    card = model_card(task, encoder.dimension, is_own_modelling_file(directory) or model.trusted)
     (directory / "README.md").write_text(card)
 
 

@@ -128,20 +128,21 @@ def test_a_killed_driver_is_resumed_by_the_same_command(start, undisturbed, tmp_
     assert min(again.printed("seen")) > CHECKPOINT_EVERY, "it began anew"
 
 
-def interrupted(training):
-    """Send Ctrl-C and wait until all processes are gone."""
+def interrupted(training, number=signal.SIGINT):
+    """Send Ctrl-C, or another signal, and wait until all processes are gone."""
     family = training.family()
-    os.kill(training.process.pid, signal.SIGINT)
-    assert training.process.wait(60) != 0
+    os.kill(training.process.pid, number)
+    code = training.process.wait(60)
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
-    assert "KeyboardInterrupt" in training.log.read_text()
+    assert code == 128 + number or (code and "KeyboardInterrupt" in training.log.read_text())
 
 
-def test_ctrl_c_saves_first_and_the_same_command_goes_on_from_there(start, undisturbed, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_first_and_the_same_command_goes_on_from_there(start, undisturbed, tmp_path, number):
     training = start(tmp_path, "train.checkpoint_every_steps=1000")
     training.wait_for("at ")
-    interrupted(training)
+    interrupted(training, number)
     (saved,) = [
         len(json.loads(path.read_text())["history"]["steps"]) for path in tmp_path.rglob("training.json")
     ]

@@ -10,6 +10,7 @@ import torch
 from models.bidirectional import ENCODERS
 from models.checkpoint import load_encoder, save_encoder, verify_export
 from models.errors import ModelError
+from models.fused import is_fusible
 from models.inference import embed
 from models.layout import check_code, describe_model, model_digest
 from models.prompts import Prompts
@@ -88,7 +89,7 @@ def test_is_exported_as_sentence_transformers_reads_it(family, tiny_model, tmp_p
     ids=["the end pads", "the end that the config names pads", "cut at the end"],
 )
 def test_what_a_decoder_leaves_unsaid_is_written_for_others(changes, tiny_model, tmp_path):
-    write("llama", tmp_path / "base", tiny_model, eos_token_id=3)
+    write("llama", tmp_path / "base", tiny_model, eos_token_id=3, pad_token_id=None)
     path = tmp_path / "base" / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token": "[SEP]"} | changes))
     save_encoder(load_encoder(tmp_path / "base"), tmp_path / "out", tmp_path / "base", Prompts(), 24)
@@ -99,7 +100,7 @@ def test_what_a_decoder_leaves_unsaid_is_written_for_others(changes, tiny_model,
 
 
 def test_a_decoder_without_anything_to_pad_with_is_refused_before_it_is_trained(tiny_model, tmp_path):
-    write("llama", tmp_path, tiny_model, eos_token_id=None)
+    write("llama", tmp_path, tiny_model, eos_token_id=None, pad_token_id=None)
     path = tmp_path / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": None, "eos_token": None}))
     with pytest.raises(ModelError, match="neither a padding token"):
@@ -155,6 +156,8 @@ def test_code_of_a_model_runs_only_where_it_is_trusted(tiny_model, tmp_path):
     np.testing.assert_allclose(embed(encoder, tokens), -plain[:, ::-1], atol=1e-6)
     save_encoder(encoder, tmp_path / "out", directory, Prompts(), 24)
     assert verify_export(tmp_path / "out", SENTENCES, trusted=True) > 0.99999
-    before = model_digest(directory)
+    assert not is_fusible(encoder.backbone), "it would compute what the code changes"
+    before, untrusted = model_digest(directory, trusted=True), model_digest(directory)
     (directory / "modeling_flipped.py").write_text(CODE.replace("-out", "out"))
-    assert model_digest(directory) != before, "code decides what is embedded"
+    assert model_digest(directory, trusted=True) != before, "code decides what is embedded"
+    assert model_digest(directory) == untrusted

@@ -154,7 +154,7 @@ def test_the_seed_draws_a_head_and_the_loggers_leave_the_training_alone(folder):
         (("rounds=2",), "rounds .*does not search"),
         (("also.second.in_batch_negatives=true",), "also.second.in_batch_negatives"),
         (("train.cross_encoder.max_document_tokens=60",), "together at most 64"),
-        (("evaluate.rerank_depth=200",), "exceeds retrieval_depth"),
+        (("evaluate.rerank_depth=200",), "exceeds evaluate.retrieval_depth"),
     ],
 )
 def test_what_does_not_go_with_a_cross_encoder_is_refused_while_planning(folder, settings, words):

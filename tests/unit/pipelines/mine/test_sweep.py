@@ -160,6 +160,7 @@ def test_variants_have_names_and_any_settings(folder):
     "variants",
     [
         ["plain"],
+        ["plain: train.seed=1 train.seed=2"],
         ["plain: train.temperature"],
         ["plain: 'train.temperature=1"],
         ["twice:", "twice: train.seed=2"],
@@ -170,8 +171,37 @@ def test_variants_that_say_nothing_are_refused(folder, variants):
         swept(folder / "plain.yaml", variants=variants, seeds=1)
 
 
+@pytest.mark.parametrize(
+    "mine",
+    [
+        {
+            "teachers": {**JUDGED, "judge": {**JUDGED["judge"], "max_depth": 20}},
+            "select": {"teachers": ["dense"]},
+        },
+        {
+            "teachers": TWO,
+            "select": {"ensemble": "intra_sample", "num_negatives": 2, "filter": {"max_rank": 3}},
+        },
+        {"select": {"filter": {"max_positive_rank": 5}}},
+    ],
+    ids=["a judge of its own depth", "few ranks of each teacher", "a bound on the positive's rank"],
+)
+def test_what_is_said_of_one_teacher_does_not_bind_others(folder, mine):
+    recipe = yaml.safe_load((folder / "judged.yaml").read_text())
+    if "teachers" in mine and "judge" in mine["teachers"]:
+        mine["select"]["filter"] = {"method": "margin_pos", "threshold": 1.0, "scores_of": "judge"}
+        mine["teachers"]["judge"]["model"]["source"] = recipe["mine"]["teachers"]["judge"]["model"]["source"]
+    (folder / "bound.yaml").write_text(yaml.safe_dump({**recipe, "mine": mine}))
+    steps, metrics = swept(folder / "bound.yaml", methods=["random", "BM25", "naive"], seeds=1)
+    assert len(metrics) == 3
+    random = selecting(steps)[0].identity
+    assert random["filter"]["max_positive_rank"] is None and random["filter"]["max_rank"] is None
+
+
 def test_what_is_learned_softly_already_is_not_learned_twice(folder):
     recipe = yaml.safe_load((folder / "plain.yaml").read_text())
     recipe["train"] = {"loss": [{"name": "infonce"}, {"name": "bixse"}]}
     (folder / "soft.yaml").write_text(yaml.safe_dump(recipe))
-    assert SOFT_LABELS not in swept(folder / "soft.yaml", seeds=1)[1]
+    metrics = swept(folder / "soft.yaml", seeds=1)[1]
+    assert SOFT_LABELS not in metrics
+    assert not set(OTHERS) & set(metrics), "their candidates have no such scores"

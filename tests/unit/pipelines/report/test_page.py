@@ -165,9 +165,11 @@ def test_audits_of_several_minings_stand_side_by_side(audit):
         return replace(audit, **kept)
 
     first, last = audit.methods[0], audit.methods[-1]
-    audits = {f"mining 1: {first}": alone(first), f"mining 2: {last}": alone(last)}
+    audits = {"mining 1": alone(first), "mining 2": alone(last)}
     together = side_by_side(audits)
-    assert together.methods == list(audits)
+    assert together.methods == [f"mining 1: {first}", f"mining 2: {last}"]
+    both = side_by_side({"mining 1": audit, "mining 2": alone(last)})
+    assert both.methods == [*(f"mining 1: {method}" for method in audit.methods), f"mining 2: {last}"]
     for measure, of_method in together.measures().items():
         assert of_method[f"mining 2: {last}"]["value"] == audit.measures()[measure][last]["value"]
     shown = Console(width=160, record=True, file=StringIO())
