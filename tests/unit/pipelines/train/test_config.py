@@ -91,8 +91,8 @@ def test_an_empty_mapping_measures_with_the_defaults():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"gradient_cliping": 1}, "no such setting.*got: gradient_cliping.*gradient_clipping"),
-        ({"zero_optimization": {"reduce_bucket_siz": 5}}, "reduce_bucket_siz: Extra inputs"),
+        ({"gradient_clip": 1}, "no such setting.*got: gradient_clip.*gradient_clipping"),
+        ({"zero_optimization": {"reduce_bucket": 5}}, "reduce_bucket: Extra inputs"),
         ({"zero_optimization": {"reduce_bucket_size": "many"}}, "reduce_bucket_size: .*valid integer"),
         ({"amp": {"enabled": True}}, "Apex"),
         ({"wall_clock_breakdown": "yes"}, "TypeError"),
