@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from cluster.artifacts import ArtifactStore
+from cluster.artifacts import Artifact, ArtifactStore
+from cluster.committed import find_committed
 from cluster.errors import UserError
 from cluster.runs import RunRecord
 from pipelines.report.page import run_page
@@ -37,13 +39,21 @@ def gather_run(store: ArtifactStore, record: RunRecord) -> Gathered:
         if artifact is None:
             continue
         dropped[stage.key] = artifact.manifest.counters
-        if set(SCHEMAS) <= set(artifact.manifest.tables):
-            audits.setdefault(label.removesuffix("-audit"), []).append(Audit.read(artifact))
+        for each in (artifact, *_mined_meanwhile(store, artifact)):
+            if set(SCHEMAS) <= set(each.manifest.tables):
+                audits.setdefault(each.manifest.label.removesuffix("-audit"), []).append(Audit.read(each))
     numbered = {
         dataset: {f"mining {number}": audit for number, audit in enumerate(found, start=1)}
         for dataset, found in audits.items()
     }
     return Gathered(record, numbered, dropped)
+
+
+def _mined_meanwhile(store: ArtifactStore, trained: Artifact) -> list[Artifact]:
+    """Return the audits that a training names, those that are still there."""
+    keys: Any = trained.manifest.summary.get("audits", [])
+    found = (find_committed(store.storage, key) for key in keys)
+    return [artifact for artifact in found if artifact is not None]
 
 
 def write_page(gathered: Gathered, path: Path) -> Path:

@@ -99,7 +99,7 @@ def train_step(plan: Step, model: Trained, config: TrainConfig, renew: Renew | N
         A step whose artifact has the files `model/...`, a directory that sentence-transformers and
         transformers load, with float32 weights, and the table `training_steps`; with `lora.keep_adapter` the
         files `adapter/...` too, as peft loads them, with `tensorboard` the files `tensorboard/...`, with `dev` the
-        table `training_metrics`.
+        table `training_metrics`; its summary names the audits of what was mined meanwhile.
 
     Raises:
         UserError: The recipe asks for a logger whose package is not installed, or for what DeepSpeed refuses.
@@ -167,11 +167,12 @@ def _train(work: Work, model: Trained, config: TrainConfig, renew: Renew | None)
         loggers = open_loggers(config, Training(work.step.label, work.step.fingerprint, settings, folder))
         with following(board, num_steps, work.progress, loggers) as follower:
             ranks = Ranks(task, work.session, follower)
+            audits: list[str] = []
             if renew and config.refresh_every_steps:
                 assert isinstance(model, Model)
                 ends = range(config.refresh_every_steps, num_steps, config.refresh_every_steps)
-                plan = renewed_plan(work, model, ends, renew, ranks.train_until)
+                plan, audits = renewed_plan(work, model, ends, renew, ranks.train_until)
             ranks.train(plan)
         if config.tensorboard:
             work.writer.put_directory("tensorboard", folder)
-    return ranks.commit(work)
+    return ranks.commit(work, audits)

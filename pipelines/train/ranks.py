@@ -1,7 +1,7 @@
 """The ranks of a training on Ray Train: started, started again where one is lost, asked to end."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -72,8 +72,12 @@ class Ranks:
         self.train(plan, until, work.writer)
         return self.commit(work)
 
-    def commit(self, work: Work) -> Artifact:
+    def commit(self, work: Work, audits: Sequence[str] = ()) -> Artifact:
         """Commit what was exported.
+
+        Args:
+            work: Of the whole training, or of its first stretch.
+            audits: Keys of the audits of what was mined meanwhile.
 
         Raises:
             KeyboardInterrupt, SystemExit: The training was asked to end meanwhile; the artifact is there.
@@ -84,6 +88,7 @@ class Ranks:
             "dtype": self.task.model.dtype,
             "device": self.task.model.device,
             "workers": num_workers(self.session),
+            **({"audits": list(audits)} if audits else {}),
         }
         artifact = work.commit(tables, summary)
         if self.follower.stopping:

@@ -18,7 +18,7 @@ def renewed_plan(
     ends: Iterable[int],
     renew: Renew,
     train: Callable[[Artifact, int, Work], Artifact],
-) -> Artifact:
+) -> tuple[Artifact, list[str]]:
     """Train stretch by stretch and mine between two of them; what is there already is taken from the storage.
 
     Optimizer and learning rates go on from one stretch to the next, and so do the batches: a stretch takes up the plan
@@ -32,9 +32,9 @@ def renewed_plan(
         train: Trains by a plan up to a step, and commits the model as it is then.
 
     Returns:
-        The plan of the last stretch, which is still to be trained.
+        The plan of the last stretch, which is still to be trained, and the keys of the audits of what was mined.
     """
-    plan = work.inputs["plan"]
+    plan, audits = work.inputs["plan"], []
     for end in ends:
         until = replace(
             work.step,
@@ -47,6 +47,6 @@ def renewed_plan(
             break
         mined = renew(model.trained(until))
         plan = work.compute(mined["order"])
-        work.compute(mined["audit"])
+        audits.append(work.compute(mined["audit"]).manifest.key)
         work.progress.log(f"  [dim]step {end:,}: negatives mined anew with the model as it is[/]")
-    return plan
+    return plan, audits

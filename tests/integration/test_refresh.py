@@ -10,6 +10,7 @@ from models.inference import embed
 from pipelines import schemas
 from pipelines.model import Model
 from pipelines.recipe import load_recipe
+from pipelines.report.tables import Audit
 from pipelines.run import plan
 from pipelines.train.pipeline import train_step
 from tests.tiny_mining import write_inputs
@@ -77,6 +78,10 @@ def test_the_batches_go_on_with_what_the_model_confuses_now(session, here, tmp_p
     assert rates[0] == max(rates) and rates == pytest.approx(
         [0.005 * (1 - k / NUM_STEPS) for k in range(NUM_STEPS)]
     )
+
+    (audited,) = (store.get(key) for key in artifact.manifest.summary["audits"])
+    audit = Audit.read(audited)
+    assert audit.methods == ["naive"] and audit.measures()["negatives"]["naive"]["value"] > 0
 
     plans = [manifest for manifest in store.list() if manifest.stage == "plan"]
     assert len(plans) == 2 and any("mined anew" in note for note in progress.notes)
