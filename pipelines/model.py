@@ -56,9 +56,10 @@ class Model:
         """
         from models.bidirectional import check_attention
         from models.checkpoint import resolve_model
-        from models.layout import check_code, describe_model, max_positions, model_digest, read_config
+        from models.layout import describe_model, max_positions, model_digest, read_config
         from models.low_bit import require_bitsandbytes
         from models.precision import device_kind, resolve_dtype
+        from models.remote_code import check_code
         from models.vllm_engine.support import check_encoder
 
         directory = resolve_model(config.source, config.trust_remote_code)

@@ -8,6 +8,7 @@ from pipelines.cost.load import Load
 from pipelines.cost.model import cost_of
 from pipelines.cost.rates import GIB
 from pipelines.cost.seats import CLUSTER_START_S, NODE_START_S, START_S, Hardware, Seat, seat_of
+from pipelines.cost.train_work import TrainWork
 from pipelines.cost.works import (
     EncodeWork,
     GenerateWork,
@@ -16,7 +17,6 @@ from pipelines.cost.works import (
     PlannedStep,
     ScoreWork,
     SearchWork,
-    TrainWork,
     Work,
 )
 

@@ -4,7 +4,8 @@ from math import ceil
 
 from pipelines.cost.rates import GIB
 from pipelines.cost.shape import ModelShape
-from pipelines.cost.works import EncodeWork, SearchWork, TrainWork
+from pipelines.cost.train_work import TrainWork
+from pipelines.cost.works import EncodeWork, SearchWork
 
 PROCESS_BYTES = 0.9 * GIB
 """A worker process with torch, transformers and Ray in it."""

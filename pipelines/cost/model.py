@@ -17,6 +17,7 @@ from pipelines.cost.flops import (
 from pipelines.cost.load import Load
 from pipelines.cost.memory import DTYPE_BYTES, encode_memory, search_memory, train_memory
 from pipelines.cost.rates import GIB, PROCESSOR_FLOPS, Rates
+from pipelines.cost.train_work import TrainWork
 from pipelines.cost.works import (
     EncodeWork,
     EvaluateWork,
@@ -29,7 +30,6 @@ from pipelines.cost.works import (
     ScoreWork,
     SearchWork,
     SelectWork,
-    TrainWork,
     Work,
     row_bytes,
 )

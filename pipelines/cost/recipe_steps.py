@@ -11,13 +11,13 @@ from pipelines.cost.flops import exact_flops
 from pipelines.cost.mined_set import Keyed, MinedSet
 from pipelines.cost.sized import SizedModel
 from pipelines.cost.texts import Texts
+from pipelines.cost.train_work import TrainWork
 from pipelines.cost.works import (
     COMPONENT_BYTES,
     EvaluateWork,
     IndexWork,
     PlannedStep,
     PlanWork,
-    TrainWork,
 )
 from pipelines.recipe import Recipe
 from pipelines.train.phases import homogeneous_rows

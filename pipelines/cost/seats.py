@@ -14,7 +14,8 @@ from pipelines.cost.rates import (
     accelerator_rates,
     processor_rates,
 )
-from pipelines.cost.works import EncodeWork, GenerateWork, PlanWork, ScoreWork, SearchWork, TrainWork
+from pipelines.cost.train_work import TrainWork
+from pipelines.cost.works import EncodeWork, GenerateWork, PlanWork, ScoreWork, SearchWork
 
 ROLES: dict[str, RoleName] = {
     "encode": "encode",

@@ -41,7 +41,7 @@ def _check_experts(config: TrainConfig, content: dict[str, Any]) -> None:
 
 def _check_patterns(directory: Path, config: TrainConfig, pooling: str, trusted: bool) -> None:
     from models.adapters import adaptable_layers, match_names, train_only
-    from models.checkpoint import weightless_encoder
+    from models.weightless import weightless_encoder
 
     encoder = weightless_encoder(directory, pooling, trusted)
     if config.lora is not None:

@@ -12,8 +12,9 @@ from models.checkpoint import load_encoder, save_encoder, verify_export
 from models.errors import ModelError
 from models.fused import is_fusible
 from models.inference import embed
-from models.layout import check_code, describe_model, model_digest
+from models.layout import describe_model, model_digest
 from models.prompts import Prompts
+from models.remote_code import check_code
 from models.sentence_layout import check_prompts
 from models.tokenization import TextTokenizer
 from tests.unit.models.conftest import SENTENCES

@@ -12,7 +12,8 @@ from pipelines.cost.rates import processor_rates
 from pipelines.cost.seats import NODE_START_S, Hardware, seat_of
 from pipelines.cost.shape import ModelShape
 from pipelines.cost.texts import Texts
-from pipelines.cost.works import EncodeWork, IngestWork, PlannedStep, SearchWork, TrainWork
+from pipelines.cost.train_work import TrainWork
+from pipelines.cost.works import EncodeWork, IngestWork, PlannedStep, SearchWork
 
 SHAPE = ModelShape(6, 384, 384, 12, 1536, 589_824, 1_769_472, 1_769_472, 11_917_056, 30522)
 TEXTS = Texts(10_000_000, 150.0, 25_000.0, 600.0)

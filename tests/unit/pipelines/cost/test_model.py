@@ -14,7 +14,8 @@ from pipelines.cost.model import CANDIDATE_BYTES, COSTS, SCAN_PASSES, cost_of, s
 from pipelines.cost.rates import PROCESSOR_FLOPS, accelerator_rates, processor_rates
 from pipelines.cost.shape import ModelShape
 from pipelines.cost.texts import Texts
-from pipelines.cost.works import EncodeWork, IndexWork, ScoreWork, SearchWork, TrainWork, Work
+from pipelines.cost.train_work import TrainWork
+from pipelines.cost.works import EncodeWork, IndexWork, ScoreWork, SearchWork, Work
 
 CORE = processor_rates(has_bfloat16=True)
 H100 = accelerator_rates("H100", ACCELERATORS["H100"])

@@ -12,6 +12,7 @@ from pipelines.cost.corpus import read_corpus
 from pipelines.cost.recipe_steps import plan_steps
 from pipelines.cost.sized import chunked
 from pipelines.cost.texts import Texts
+from pipelines.cost.train_work import TrainWork
 from pipelines.cost.works import (
     EncodeWork,
     IndexWork,
@@ -21,7 +22,6 @@ from pipelines.cost.works import (
     ScoreWork,
     SearchWork,
     SelectWork,
-    TrainWork,
 )
 from pipelines.recipe import load_recipe
 from pipelines.run import plan
