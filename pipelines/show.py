@@ -21,6 +21,8 @@ from pipelines.index.pipeline import EMBEDDINGS_FILE
 from pipelines.recipe import Recipe
 from pipelines.steps import Step
 
+TABLE_WIDTH = 120
+"""Of the widest table, where no terminal says how wide it is."""
 LABELS = {"ndcg": "nDCG", "mrr": "MRR", "recall": "recall"}
 
 
@@ -120,8 +122,8 @@ def trained_methods(console: Console, metrics: Mapping[str, Sequence[Artifact]])
     table.add_column("trained with")
     for metric, k in names:
         table.add_column(f"{LABELS[metric]}@{k}", justify="right")
-    table.add_column(f"{LABELS[names[0][0]]}@{names[0][1]} less base (95%)", justify="right")
-    table.add_column("seeds", justify="right")
+    table.add_column(f"{LABELS[names[0][0]]}@{names[0][1]} less base (95%)", justify="right", no_wrap=True)
+    table.add_column("seeds", justify="right", no_wrap=True)
     for run in dict.fromkeys(row["run"] for row in told if row["run"] != "tuned" and " - " not in row["run"]):
         table.add_row(f"[dim]{run}[/]", *(f"{by_query(first, run, name).mean():.3f}" for name in names))
     for method, seeds in metrics.items():
@@ -134,7 +136,7 @@ def trained_methods(console: Console, metrics: Mapping[str, Sequence[Artifact]])
         table.add_row(escape(method), *means, gained, spread)
     asked = f"{first.manifest.summary['num_queries']:,} queries"
     console.print(f"\n[bold]{escape(told[0]['dataset'])}, {told[0]['split']}[/]  {asked}", highlight=False)
-    console.print(table)
+    (console if console.is_terminal else Console(file=console.file, width=TABLE_WIDTH)).print(table)
 
 
 def index(console: Console, artifact: Artifact) -> None:
