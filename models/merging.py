@@ -12,6 +12,7 @@ import torch
 from models.errors import ModelError
 from models.latent_attention import CONFIG
 from models.layout import LATENT_ATTENTION_FOLDER, read_config, weight_files
+from models.weights import BUFFERS
 
 MIN_SINE = 1e-6
 """Below, two weights have one direction, or opposite ones, as far as float32 tells: the arc is a line, or is not
@@ -173,7 +174,8 @@ def _read_weights(directory: Path) -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = {}
     for path in weight_files(directory):
         weights |= load_file(path)
-    return weights
+    # Old files hold what is computed, too; those that were trained from them do not.
+    return {name: weight for name, weight in weights.items() if not name.endswith(BUFFERS)}
 
 
 def _check_same(directory: Path, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from models.errors import ModelError
 from models.silence import silence
 
-_BUFFERS = ("position_ids", "token_type_ids", "inv_freq", "masked_bias", ".attn.bias")
+BUFFERS = ("position_ids", "token_type_ids", "inv_freq", "masked_bias", ".attn.bias")
 """How names end that old checkpoints hold beside their weights; they are computed, not learned."""
 
 
@@ -81,4 +81,4 @@ def check_weights(backbone: Any, loading: Mapping[str, Any], where: str) -> None
 def _is_of(backbone: Any, name: str) -> bool:
     name = name.removeprefix(f"{backbone.base_model_prefix}.")
     parts = {part for part, _ in backbone.named_children()} - {"pooler"}
-    return name.split(".")[0] in parts and not name.endswith(_BUFFERS)
+    return name.split(".")[0] in parts and not name.endswith(BUFFERS)

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -41,6 +42,15 @@ def test_writes_a_model_between_two(models, tmp_path, options, share):
     for name, weight in first.items():
         assert (found[name] - weight - share).abs().max() < 1e-6, name
     assert load_encoder(tmp_path / "out").dimension == 32
+
+
+def test_a_file_that_holds_computed_tables_too_merges_with_what_was_trained_from_it(models, tmp_path):
+    shutil.copytree(models[1], tmp_path / "old")
+    weights = load_file(models[1] / "model.safetensors")
+    weights["embeddings.position_ids"] = torch.arange(64)[None]
+    save_file(weights, tmp_path / "old/model.safetensors", metadata={"format": "pt"})
+    found, first = merged(tmp_path, models[0], tmp_path / "old"), load_file(models[0] / "model.safetensors")
+    assert found.keys() == first.keys()
 
 
 @pytest.mark.parametrize(
