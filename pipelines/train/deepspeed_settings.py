@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -48,21 +49,18 @@ def check_deepspeed(config: TrainConfig) -> None:
     """
     if not config.deepspeed:
         return
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
+    settings = _Noted(deepspeed_config(config))
+    with _without_warnings():
         from deepspeed.runtime.config import DeepSpeedConfig
 
-        settings = _Noted(deepspeed_config(config))
-        DeepSpeedConfig(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise _refused(f"{error.title}: {key}: {first['msg']}") from error
-    except Exception as error:  # DeepSpeed raises whatever its reading ran into.
-        raise _refused(f"{type(error).__name__}: {error}") from error
-    finally:
-        logging.disable(disabled)
+        try:
+            DeepSpeedConfig(settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise _refused(f"{error.title}: {key}: {first['msg']}") from error
+        except Exception as error:  # DeepSpeed raises whatever its reading ran into.
+            raise _refused(f"{type(error).__name__}: {error}") from error
     unknown = sorted(set(config.deepspeed) - settings.asked)
     if unknown:
         known = sorted(settings.asked)
@@ -74,6 +72,17 @@ def check_deepspeed(config: TrainConfig) -> None:
             expected=", ".join(near),
             fix="write it as DeepSpeed's documentation does, or remove it",
         )
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep from the terminal what DeepSpeed says of this machine, which need not be one that trains."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 def _refused(got: str) -> UserError:
