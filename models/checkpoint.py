@@ -15,21 +15,21 @@ from models.errors import ModelError
 from models.gguf import gguf_file, plain_directory
 from models.latent_attention import LatentAttention
 from models.layout import (
-    LATENT_ATTENTION_FOLDER,
     ModelDescription,
     describe_model,
     max_positions,
     model_digest,
     read_config,
-    read_pooling,
     tokenizer_digest,
 )
 from models.lean_imports import import_sentence_transformers
 from models.low_bit import Quantize, low_bit_options
 from models.moe.files import check_leftovers, is_own_modelling_file, model_class, write_modelling_file
 from models.pooling import LATENT_ATTENTION, POOLERS
+from models.projection import Projection
 from models.prompts import Kind, Prompts
 from models.sentence_layout import POOLING_FLAGS, is_own_pooler, write_layout
+from models.sentence_modules import LATENT_ATTENTION_FOLDER, read_modules
 from models.silence import silence
 from models.weights import check_weights, read_weights
 
@@ -120,7 +120,8 @@ def load_encoder(
     directory = Path(directory)
     config = read_config(directory)
     loader = model_class(config, directory)
-    pooling = pooling or read_pooling(directory) or "mean"
+    modules = read_modules(directory)
+    pooling = pooling or modules.pooling or "mean"
     low_bit = low_bit_options(quantize, dtype, device) if quantize else {}
     backbone, loading = read_weights(
         loader,
@@ -147,9 +148,13 @@ def load_encoder(
             # Kept for the file's sake; embeddings do not pass through it, so no optimizer should touch it.
             backbone.pooler.requires_grad_(False)
     latent = _latent_attention(directory, backbone, latents) if pooling == LATENT_ATTENTION else None
-    encoder = Encoder(backbone, pooling, latent_attention=latent and latent.to(getattr(torch, dtype)))
-    # Weights in few bits are on their device already.
-    return (encoder if quantize else encoder.to(device)).eval()
+    return Encoder(
+        # Weights in few bits are on their device already.
+        backbone if quantize else backbone.to(device),
+        pooling,
+        latent_attention=latent and latent.to(device, getattr(torch, dtype)),
+        projections=[Projection.read(directory / folder).to(device) for folder in modules.projections],
+    ).eval()
 
 
 def _latent_attention(directory: Path, backbone: Any, latents: tuple[int, int]) -> LatentAttention:

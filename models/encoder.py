@@ -1,7 +1,9 @@
-"""The encoder: a Hugging Face backbone, a pooler and unit length.
+"""The encoder: a Hugging Face backbone, a pooler, projections where a model has any, and unit length.
 
 Shapes: B texts, T padded tokens, D dimensions.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from models.errors import ModelError
 from models.latent_attention import LatentAttention
 from models.layout import max_positions
 from models.pooling import LATENT_ATTENTION, POOLERS, POOLINGS
+from models.projection import Projection
 
 
 class Encoder(nn.Module):
@@ -21,9 +24,10 @@ class Encoder(nn.Module):
         normalize: Whether embeddings have unit length.
         latent_attention: The pooler's weights where ``pooling`` is latent_attention; None makes new ones, with
             which it is the mean.
+        projections: What a pooled vector passes, in order; none for most models.
 
     Raises:
-        ModelError: The pooling has no such name, or its weights are of another dimension.
+        ModelError: The pooling has no such name, or weights behind the backbone are of another dimension.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class Encoder(nn.Module):
         pooling: str = "mean",
         normalize: bool = True,
         latent_attention: LatentAttention | None = None,
+        projections: Sequence[Projection] = (),
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
@@ -40,19 +45,25 @@ class Encoder(nn.Module):
         self.pooling = pooling
         self.normalize = normalize
         self.latent_attention: LatentAttention | None = None
+        width = self.width
         if pooling == LATENT_ATTENTION:
-            self.latent_attention = latent_attention or LatentAttention(self.dimension)
-            if self.latent_attention.settings["dimension"] != self.dimension:
-                raise ModelError(
-                    "the pooler is of another model",
-                    got=f"{self.latent_attention.settings['dimension']} dimensions",
-                    expected=str(self.dimension),
-                )
+            self.latent_attention = latent_attention or LatentAttention(width)
+            _check_width("the pooler", self.latent_attention.settings["dimension"], width)
+        self.projections = nn.ModuleList(projections)
+        for each in projections:
+            _check_width("a projection", each.settings.inputs, width)
+            width = each.settings.outputs
+        self._dimension = width
+
+    @property
+    def width(self) -> int:
+        """Components of the state of a token, and of a pooled vector."""
+        return int(self.backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
     @property
     def dimension(self) -> int:
         """Components of one embedding."""
-        return int(self.backbone.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        return self._dimension
 
     @property
     def max_tokens(self) -> int | None:
@@ -90,4 +101,11 @@ class Encoder(nn.Module):
         """Pool hidden states of any float dtype into float32 embeddings [B, D]."""
         pooler = POOLERS[self.pooling] if self.latent_attention is None else self.latent_attention
         emb_BD = pooler(hidden_BTD, pool_mask_BT)
+        for projection in self.projections:
+            emb_BD = projection(emb_BD)
         return nn.functional.normalize(emb_BD, dim=-1) if self.normalize else emb_BD
+
+
+def _check_width(what: str, got: int, expected: int) -> None:
+    if got != expected:
+        raise ModelError(f"{what} is of another model", got=f"{got} dimensions", expected=str(expected))

@@ -12,23 +12,12 @@ from typing import Any
 
 from models.errors import ModelError
 from models.prompts import Prompts
+from models.sentence_modules import ProjectionSettings, module_folders, read_modules
 
-_POOLING_MODES = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
-_POOLING_FLAGS = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_lasttoken": "last",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-}
-LATENT_ATTENTION_FOLDER = "1_LatentAttention"
-_LATENT_ATTENTION_MODULE = "LatentAttentionPooling"
-_KNOWN_MODULES = ("Transformer", "Pooling", "Normalize", _LATENT_ATTENTION_MODULE)
-# Positions of these families begin behind the padding id.
 _WIDTHS = ("hidden_size", "dim", "d_model", "n_embd")
 """What families call the width of their states in config.json."""
 
+# Positions of these families begin behind the padding id.
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -49,10 +38,8 @@ _LAYOUT_FILES = (
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
     "1_Pooling/config.json",
-    f"{LATENT_ATTENTION_FOLDER}/config.json",
-    f"{LATENT_ATTENTION_FOLDER}/pooling.json",
-    f"{LATENT_ATTENTION_FOLDER}/model.safetensors",
 )
+_MODULE_FILES = ("config.json", "pooling.json", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -83,16 +70,18 @@ def describe_model(directory: str | Path) -> ModelDescription:
         directory: As ``resolve_model`` returns it.
 
     Raises:
-        ModelError: No model, or one that needs more than a transformer, a pooler and unit length.
+        ModelError: No model, or one that needs more than a transformer, a pooler, projections and unit
+            length.
     """
     directory = Path(directory)
-    config = read_config(directory)
+    config, modules = read_config(directory), read_modules(directory)
     architectures = config.get("architectures") or [str(config.get("model_type"))]
+    projections = [ProjectionSettings.read(directory / folder) for folder in modules.projections]
     return ModelDescription(
-        pooling=read_pooling(directory) or "mean",
+        pooling=modules.pooling or "mean",
         prompts=Prompts.from_directory(directory),
         max_tokens=_max_tokens(directory, config),
-        dimension=int(config["hidden_size"]),
+        dimension=projections[-1].outputs if projections else int(config["hidden_size"]),
         architecture=str(architectures[0]),
         num_parameters=_num_parameters(directory, config),
     )
@@ -156,46 +145,6 @@ def weight_files(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("*.safetensors") if not path.name.startswith("adapter_"))
 
 
-def read_pooling(directory: Path) -> str | None:
-    """Return the pooler that a sentence-transformers directory declares, None where it declares none.
-
-    Raises:
-        ModelError: It pools in a way, or has a module, that is not supported.
-    """
-    modules = directory / "modules.json"
-    if not modules.is_file():
-        return None
-    listed = json.loads(modules.read_text())
-    names = [str(module["type"]).rpartition(".")[2] for module in listed]
-    unknown = [name for name in names if name not in _KNOWN_MODULES]
-    if unknown:
-        raise ModelError(
-            "the model has modules that are not supported",
-            str(modules),
-            got=", ".join(unknown),
-            expected=", ".join(_KNOWN_MODULES),
-            fix="choose a model without them",
-        )
-    if _LATENT_ATTENTION_MODULE in names:
-        return "latent_attention"
-    folder = next((str(m["path"]) for m, name in zip(listed, names, strict=True) if name == "Pooling"), None)
-    if folder is None:
-        return None
-    path = directory / folder / "config.json"
-    config = json.loads(path.read_text())
-    modes = config.get("pooling_mode") or [flag for key, flag in _POOLING_FLAGS.items() if config.get(key)]
-    modes = [modes] if isinstance(modes, str) else list(modes)
-    if len(modes) != 1 or modes[0] not in {**_POOLING_MODES, "last": "last"}:
-        raise ModelError(
-            "this pooling is not supported",
-            str(path),
-            got=", ".join(map(str, modes)) or "none",
-            expected="one of mean, cls, lasttoken",
-            fix="choose another model, or name one of these in the recipe",
-        )
-    return _POOLING_MODES.get(modes[0], modes[0])
-
-
 def max_positions(config: Mapping[str, Any]) -> int | None:
     """Return how many tokens the position embeddings cover; None where they set no limit."""
     positions = config.get("max_position_embeddings")
@@ -222,7 +171,8 @@ def model_digest(directory: str | Path, trusted: bool = False) -> str:
     read_config(directory)
     code = directory.glob("*.py") if trusted else ()
     names = [path.name for path in (*weight_files(directory), *code)]
-    return _digest_of(directory, [*names, *TOKENIZER_FILES, *_LAYOUT_FILES])
+    modules = [f"{folder}/{name}" for folder in module_folders(directory) for name in _MODULE_FILES]
+    return _digest_of(directory, [*names, *TOKENIZER_FILES, *_LAYOUT_FILES, *modules])
 
 
 def tokenizer_digest(directory: str | Path) -> str:
@@ -232,7 +182,7 @@ def tokenizer_digest(directory: str | Path) -> str:
 
 def _digest_of(directory: Path, names: list[str]) -> str:
     total = hashlib.sha256()
-    for name in sorted(names):
+    for name in sorted(set(names)):
         path = directory / name
         if path.is_file():
             total.update(f"{name}\0{file_digest(path)}\0".encode())

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,21 @@ import torch
 
 from models.errors import ModelError
 from models.latent_attention import CONFIG
-from models.layout import LATENT_ATTENTION_FOLDER, read_config, weight_files
+from models.layout import read_config, weight_files
+from models.sentence_modules import LATENT_ATTENTION_FOLDER, ProjectionSettings, read_modules
 from models.weights import BUFFERS
 
 MIN_SINE = 1e-6
 """Below, two weights have one direction, or opposite ones, as far as float32 tells: the arc is a line, or is not
 defined, and the point on the line is taken."""
 POOLER_HEADS = f"{LATENT_ATTENTION_FOLDER}.num_heads"
+PROJECTIONS = "projections"
 SHAPE_KEYS = (
-    "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", POOLER_HEADS,
-)  # fmt: skip
+    *("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"),
+    *(POOLER_HEADS, PROJECTIONS),
+)
 """Of config.json: what models must share, beside the shapes of their weights, for a merge to mean something; and of
-the settings of a pooler latent_attention."""
-FOLDERS = ("", LATENT_ATTENTION_FOLDER)
-"""Where a model's directory holds weights: the backbone's, and those of its pooler."""
+the settings of a pooler latent_attention and of projections."""
 
 
 def soup(
@@ -133,7 +135,9 @@ def _merge(
                     expected=str(configs[0].get(key)),
                     fix="merge models that were trained from one base model",
                 )
-    results = {folder: _merged_weights([each / folder for each in directories], merged) for folder in FOLDERS}
+    # The backbone's weights, and those of its pooler and its projections.
+    folders = ("", LATENT_ATTENTION_FOLDER, *read_modules(directories[0]).projections)
+    results = {folder: _merged_weights([each / folder for each in directories], merged) for folder in folders}
     leave_out = {path.name for path in weight_files(directories[0])}
     leave_out |= {path.name for path in directories[0].glob("*.safetensors.index.json")} | {"README.md"}
 
@@ -150,7 +154,9 @@ def _merge(
 def _read_settings(directory: Path) -> dict[str, Any]:
     pooler = directory / LATENT_ATTENTION_FOLDER / CONFIG
     heads = json.loads(pooler.read_text()).get("num_heads") if pooler.is_file() else None
-    return {**read_config(directory), POOLER_HEADS: heads}
+    folders = read_modules(directory).projections
+    projections = [(folder, asdict(ProjectionSettings.read(directory / folder))) for folder in folders]
+    return {**read_config(directory), POOLER_HEADS: heads, PROJECTIONS: projections}
 
 
 def _merged_weights(

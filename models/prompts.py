@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.errors import ModelError
+from models.sentence_modules import includes_prompt
 
 Kind = Literal["query", "document"]
 
@@ -74,7 +75,7 @@ class Prompts:
             prompts.
 
         Returns:
-            Its prompts; ``pooled`` as ``1_Pooling/config.json`` says (``include_prompt``, by default true). Names
+            Its prompts; ``pooled`` as the pooler's settings say (``include_prompt``, by default true). Names
             other than those of queries and documents are taken for tasks.
 
         Raises:
@@ -97,20 +98,13 @@ class Prompts:
         tasks = tuple(item for item in named.items() if item[0] not in ("query", *_DOCUMENT_NAMES))
         query = named.get("query", "")
         document = next((named[name] for name in _DOCUMENT_NAMES if named.get(name)), "")
-        pooled = bool(query or document or tasks) and _includes_prompt(directory)
+        pooled = bool(query or document or tasks) and includes_prompt(directory)
         return Prompts(query, document, pooled, tasks, config.get(_SUFFIX, ""))
 
     def config(self) -> dict[str, object]:
         """Return the content of ``config_sentence_transformers.json`` from which ``from_directory`` reads this."""
         suffix = {_SUFFIX: self.suffix} if self.suffix else {}
         return {"prompts": self.named, "similarity_fn_name": "cosine", **suffix}
-
-
-def _includes_prompt(directory: Path) -> bool:
-    for name in ("1_Pooling/config.json", "1_LatentAttention/pooling.json"):
-        if (directory / name).is_file():
-            return bool(json.loads((directory / name).read_text()).get("include_prompt", True))
-    return True
 
 
 def split_template(template: str) -> tuple[str, str, str]:

@@ -8,10 +8,18 @@ from pathlib import Path
 from models import latent_attention
 from models.encoder import Encoder
 from models.errors import ModelError
-from models.layout import LATENT_ATTENTION_FOLDER, TOKENIZER_FILES
+from models.layout import TOKENIZER_FILES
+from models.projection import Projection
 from models.prompt_length import is_miscounted, read_prompts_alone
 from models.prompts import Prompts
-from models.tokenizer_files import complete_tokenizer, load_backend, load_tokenizer, padding_token
+from models.sentence_modules import LATENT_ATTENTION_FOLDER
+from models.tokenizer_files import (
+    complete_tokenizer,
+    load_backend,
+    load_tokenizer,
+    lower_cases,
+    padding_token,
+)
 
 POOLING_FLAGS = {
     "mean": "pooling_mode_mean_tokens",
@@ -40,24 +48,30 @@ def write_layout(
     if not include_prompt:
         _count_prompts_right(directory, prompts)
     complete_tokenizer(directory)
-    kinds = ["Transformer", "Pooling", "Normalize"][: 3 if encoder.normalize else 2]
-    folders = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-    types = {kind: f"sentence_transformers.models.{kind}" for kind in kinds}
+    kinds = ["Transformer", "Pooling", *["Dense"] * len(encoder.projections), "Normalize"]
+    kinds = kinds if encoder.normalize else kinds[:-1]
+    folders = ["", *(f"{i}_{kind}" for i, kind in enumerate(kinds) if i)]
+    types = [f"sentence_transformers.models.{kind}" for kind in kinds]
     if encoder.latent_attention is not None:
-        folders["Pooling"], types["Pooling"] = LATENT_ATTENTION_FOLDER, LATENT_ATTENTION_CLASS
+        folders[1], types[1] = LATENT_ATTENTION_FOLDER, LATENT_ATTENTION_CLASS
         _write_latent_attention(encoder.latent_attention, directory, include_prompt)
     else:
         pooling: dict[str, object] = {flag: name == encoder.pooling for name, flag in POOLING_FLAGS.items()}
-        pooling |= {"word_embedding_dimension": encoder.dimension, "include_prompt": include_prompt}
-        _write(directory / "1_Pooling" / "config.json", pooling)
+        pooling |= {"word_embedding_dimension": encoder.width, "include_prompt": include_prompt}
+        _write(directory / folders[1] / "config.json", pooling)
+    for folder, projection in zip(folders[2:], encoder.projections, strict=False):
+        assert isinstance(projection, Projection)
+        projection.save(directory / folder)
     modules = [
-        {"idx": i, "name": str(i), "path": folders[kind], "type": types[kind]} for i, kind in enumerate(kinds)
+        {"idx": i, "name": str(i), "path": path, "type": kind}
+        for i, (path, kind) in enumerate(zip(folders, types, strict=True))
     ]
     _write(directory / "modules.json", modules)
-    _write(directory / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
+    transformer = {"max_seq_length": max_tokens, "do_lower_case": lower_cases(tokenizer_from)}
+    _write(directory / "sentence_bert_config.json", transformer)
     _write(directory / "config_sentence_transformers.json", prompts.config())
     if encoder.normalize:
-        (directory / "2_Normalize").mkdir(exist_ok=True)
+        (directory / folders[-1]).mkdir(exist_ok=True)
 
 
 def check_prompts(directory: Path, prompts: Prompts, pooling: str) -> None:

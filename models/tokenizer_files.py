@@ -92,13 +92,24 @@ def padding_token(directory: Path, tokenizer: Any) -> str:
 
 
 def load_backend(directory: Path) -> "Tokenizer":
-    """Return the Rust tokenizer of a model's directory, as transformers builds it.
+    """Return the Rust tokenizer of a model's directory, as transformers and sentence-transformers build it.
 
     Raises:
         ModelError: The directory has no fast tokenizer.
     """
     backend: Tokenizer = load_tokenizer(directory).backend_tokenizer
+    if lower_cases(directory):
+        from tokenizers.normalizers import Lowercase, Sequence
+
+        # Twice is as good as once.
+        backend.normalizer = Sequence([Lowercase(), *filter(None, [backend.normalizer])])
     return backend
+
+
+def lower_cases(directory: Path) -> bool:
+    """Return whether sentence-transformers lower-cases texts for a model, whatever its tokenizer does."""
+    path = directory / "sentence_bert_config.json"
+    return path.is_file() and bool(json.loads(path.read_text()).get("do_lower_case"))
 
 
 def text_tokens_only(serialized: str, num_embeddings: int) -> str:

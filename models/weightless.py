@@ -6,6 +6,8 @@ from typing import Any
 from models.encoder import Encoder
 from models.layout import read_config
 from models.moe.files import model_class
+from models.projection import Projection
+from models.sentence_modules import ProjectionSettings, read_modules
 from models.silence import silence
 
 
@@ -32,4 +34,8 @@ def weightless_encoder(directory: Path, pooling: str, trusted: bool = False) -> 
         if getattr(made, "pooler", None) is not None:
             # As where it is loaded: no optimizer touches it.
             made.pooler.requires_grad_(False)
-        return Encoder(made, pooling)
+        projections = [
+            Projection(ProjectionSettings.read(directory / folder))
+            for folder in read_modules(directory).projections
+        ]
+        return Encoder(made, pooling, projections=projections)

@@ -60,6 +60,7 @@ class Model:
         from models.low_bit import require_bitsandbytes
         from models.precision import device_kind, resolve_dtype
         from models.remote_code import check_code
+        from models.sentence_modules import read_modules
         from models.vllm_engine.support import check_encoder
 
         directory = resolve_model(config.source, config.trust_remote_code)
@@ -88,7 +89,10 @@ class Model:
         pooling = config.pooling or description.pooling
         if config.engine == "vllm":
             longest = max(config.max_query_tokens, config.max_document_tokens)
-            check_encoder(content, config.source, pooling, config.attention, config.quantize, longest)
+            projected = bool(read_modules(directory).projections)
+            check_encoder(
+                content, config.source, pooling, config.attention, config.quantize, longest, projected
+            )
         return cls(
             config=config,
             digest=model_digest(directory, config.trust_remote_code),

@@ -12,6 +12,7 @@ import torch
 from models.bidirectional import DECODERS, Attention, attention_of
 from models.layout import read_config
 from models.pooling import POOLERS
+from models.sentence_modules import read_modules
 from models.tokenization import Tokens
 from models.vllm_engine.start import prompts_of, start
 from models.vllm_engine.support import Engine, check_encoder, family_of, overrides_of
@@ -58,7 +59,10 @@ class VllmEncoder:
         attention: Attention | None = None,
     ) -> None:
         config = read_config(Path(directory))
-        check_encoder(config, str(directory), pooling, attention, max_tokens=max_tokens)
+        projected = bool(read_modules(Path(directory)).projections)
+        check_encoder(
+            config, str(directory), pooling, attention, max_tokens=max_tokens, has_projections=projected
+        )
         overrides = overrides_of(family_of(config, str(directory)).backbone)
         if config["model_type"] in DECODERS:
             overrides["is_causal"] = (attention or attention_of(config)) == "causal"

@@ -105,6 +105,7 @@ def check_encoder(
     attention: Attention | None = None,
     quantize: Quantize | None = None,
     max_tokens: int = 0,
+    has_projections: bool = False,
 ) -> None:
     """Refuse an encoder that vLLM would embed otherwise than we do.
 
@@ -115,6 +116,7 @@ def check_encoder(
         attention: What the recipe asks for; None: as the config says.
         quantize: Weights in few bits; None: whole.
         max_tokens: Of the longest text.
+        has_projections: Whether pooled vectors pass linear layers.
 
     Raises:
         ModelError: It says what vLLM cannot do.
@@ -127,6 +129,8 @@ def check_encoder(
         )
     if pooling == LATENT_ATTENTION:
         raise _unsupported(where, f"pooling {pooling}", "a pooler without weights: mean, cls or last")
+    if has_projections:
+        raise _unsupported(where, "linear layers behind the pooler", "a model without Dense modules")
     if quantize is not None:
         raise _unsupported(where, f"quantize {quantize}", "whole weights")
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None

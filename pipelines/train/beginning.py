@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from models.layout import read_config
+from models.layout import describe_model, read_config
 from pipelines.train.checks import check_dimensions
 from pipelines.train.config import TrainConfig
 
@@ -22,7 +22,7 @@ def check_beginning(directory: Path, config: TrainConfig, pooling: str, trusted:
             `lora.targets` or `only_train` that match nothing, matryoshka's prefixes longer than an embedding.
     """
     content = read_config(directory)
-    check_dimensions(config, int(content["hidden_size"]))
+    check_dimensions(config, describe_model(directory).dimension)
     if config.moe is not None:
         _check_experts(config, content)
     elif config.lora is not None or config.only_train is not None:

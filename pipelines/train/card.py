@@ -20,6 +20,8 @@ POOLED = {
 }
 """Pooler -> how it is written with transformers alone."""
 
+_PROJECTED = "embeddings = ...  # the linear layers of the folders *_Dense, which sentence-transformers runs"
+
 _CARD = """\
 ---
 {front}---
@@ -63,7 +65,7 @@ texts = [{query_prefix!r} + "a question"{suffix}]
 batch = tokenizer(texts, padding=True, truncation=True, max_length={query_tokens}, return_tensors="pt")
 with torch.no_grad():
     states = model(**batch).last_hidden_state
-{pooled}
+{pooled}{projected}
 embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
 ```
 
@@ -83,13 +85,14 @@ _ENDING = """\
 """
 
 
-def model_card(task: TrainTask, dimension: int, own_code: bool = False) -> str:
+def model_card(task: TrainTask, dimension: int, own_code: bool = False, projected: bool = False) -> str:
     """Return the text of README.md.
 
     Args:
         task: What was trained, on what, and how.
         dimension: Of the embeddings.
         own_code: Whether the directory holds a modelling file, without which no library loads the model.
+        projected: Whether pooled vectors pass linear layers.
     """
     base, on_hub = public_name(task.model.location)
     front: dict[str, object] = {
@@ -126,6 +129,7 @@ def model_card(task: TrainTask, dimension: int, own_code: bool = False) -> str:
         caution=" (the prompt is pooled here, and left out above)" if apart else "",
         query_prefix=prompts.query,
         pooled=POOLED[model.pooling],
+        projected=f"\n{_PROJECTED}" if projected else "",
         key=task.writer.key,
         settings=yaml.safe_dump({"train": settings}, sort_keys=False),
     )

@@ -157,7 +157,7 @@ def choose_trained(encoder: Network, config: TrainConfig) -> None:
     """Freeze the weights that the recipe leaves as they are; adapters are put beside them.
 
     A pooler with weights is trained beside adapters, and where nothing is said; by `only_train` where a pattern names
-    it.
+    it. Projections stay as they are beside adapters, which then are all that a training has changed.
 
     Raises:
         ModelError: A pattern of `lora.targets` or `only_train` matches nothing.
@@ -167,6 +167,8 @@ def choose_trained(encoder: Network, config: TrainConfig) -> None:
     lora = lora_of(config)
     if lora:
         add_lora(encoder.backbone, lora, config.seed)
+        if isinstance(encoder, Encoder):
+            encoder.projections.requires_grad_(False)
     if config.only_train:
         train_only(encoder, config.only_train)
 

@@ -13,8 +13,8 @@ from torch import distributed
 from cluster.artifacts import ArtifactWriter
 from models.adapters import Lora, merge_lora, save_adapter
 from models.encoder import Encoder
-from models.layout import LATENT_ATTENTION_FOLDER
 from models.moe.upcycle import upcycle
+from models.sentence_modules import LATENT_ATTENTION_FOLDER
 from pipelines import schemas
 from pipelines.train import best_weights
 from pipelines.train.board import History

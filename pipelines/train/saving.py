@@ -41,7 +41,8 @@ def save_embedding_model(encoder: Encoder, task: TrainTask, directory: Path) -> 
     for task_name in ("", *(name for name, _ in model.prompts.tasks)):
         verify_export(directory, queries, task_name, "query", model.max_query_tokens, model.trusted)
     verify_export(directory, documents, "", "document", model.max_document_tokens, model.trusted)
-    card = model_card(task, encoder.dimension, is_own_modelling_file(directory) or model.trusted)
+    own_code = is_own_modelling_file(directory) or model.trusted
+    card = model_card(task, encoder.dimension, own_code, projected=bool(encoder.projections))
     (directory / "README.md").write_text(card)
 
 

@@ -8,8 +8,9 @@ import torch
 from models.checkpoint import load_encoder, resolve_model, save_encoder, verify_export
 from models.errors import ModelError
 from models.inference import embed
-from models.layout import describe_model, model_digest, read_pooling, tokenizer_digest
+from models.layout import describe_model, model_digest, tokenizer_digest
 from models.prompts import Prompts
+from models.sentence_modules import read_modules
 from models.tokenization import TextTokenizer
 
 
@@ -99,17 +100,10 @@ def test_saved_model_loads_everywhere(tiny_model, sentences, tmp_path, pooling, 
 
 
 def test_export_that_differs_is_refused(tiny_model, sentences, tmp_path):
-    save_encoder(load_encoder(tiny_model), tmp_path, tiny_model, Prompts(), 24)
-    other = tmp_path / "1_Pooling" / "config.json"
-    config = json.loads(other.read_text())
-    # sentence-transformers prefers the new key, we the same: point the folder elsewhere instead.
-    (tmp_path / "2_Pooling").mkdir()
-    (tmp_path / "2_Pooling" / "config.json").write_text(
-        json.dumps(config | {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True})
-    )
-    modules = json.loads((tmp_path / "modules.json").read_text())
-    modules[2] = {"idx": 2, "name": "2", "path": "2_Pooling", "type": "sentence_transformers.models.Pooling"}
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    save_encoder(load_encoder(tiny_model), tmp_path, tiny_model, Prompts(document="document: "), 24)
+    # sentence-transformers then puts this before what is given no prompt.
+    told = tmp_path / "config_sentence_transformers.json"
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"default_prompt_name": "document"}))
     with pytest.raises(ModelError, match="embeds this model's texts differently"):
         verify_export(tmp_path, sentences[:4])
 
@@ -124,16 +118,17 @@ def test_reads_both_layouts_of_pooling(tmp_path):
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
     ):
         config.write_text(json.dumps(content))
-        assert read_pooling(tmp_path) == expected
+        assert read_modules(tmp_path).pooling == expected
     for content in ({"pooling_mode_max_tokens": True}, {"pooling_mode": ["mean", "cls"]}):
         config.write_text(json.dumps(content))
         with pytest.raises(ModelError, match="pooling is not supported"):
-            read_pooling(tmp_path)
-    (tmp_path / "modules.json").write_text(
-        json.dumps([module, {**module, "type": "sentence_transformers.Dense"}])
-    )
-    with pytest.raises(ModelError, match="Dense"):
-        read_pooling(tmp_path)
+            read_modules(tmp_path)
+    (tmp_path / "modules.json").write_text(json.dumps([module, {**module, "type": "their.SpladePooling"}]))
+    with pytest.raises(ModelError, match="SpladePooling"):
+        read_modules(tmp_path)
+    (tmp_path / "modules.json").write_text(json.dumps([module, module]))
+    with pytest.raises(ModelError, match="order"):
+        read_modules(tmp_path)
 
 
 def test_passage_is_another_name_of_document(tmp_path):

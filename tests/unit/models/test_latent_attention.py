@@ -11,9 +11,10 @@ from models.encoder import Encoder
 from models.errors import ModelError
 from models.inference import embed
 from models.latent_attention import LatentAttention
-from models.layout import LATENT_ATTENTION_FOLDER, describe_model, model_digest, read_pooling
+from models.layout import describe_model, model_digest
 from models.pooling import POOLERS, POOLINGS
 from models.prompts import Prompts
+from models.sentence_modules import LATENT_ATTENTION_FOLDER, read_modules
 from models.tokenization import TextTokenizer
 from tests.tiny_decoders import TEXTS, make_decoder
 
@@ -99,7 +100,9 @@ def saved(tmp_path):
 
 def test_its_weights_lie_beside_the_model(saved):
     encoder, directory, prompts = saved
-    assert read_pooling(directory) == "latent_attention" and describe_model(directory).prompts == prompts
+    assert (
+        read_modules(directory).pooling == "latent_attention" and describe_model(directory).prompts == prompts
+    )
     loaded = load_encoder(directory)
     assert loaded.latent_attention.settings == {"dimension": 32, "num_latents": 6, "num_heads": 4}
     tokens = TextTokenizer.load(directory, prompts, 64, 64).tokenize(TEXTS, "document")

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from models.checkpoint import load_encoder, save_encoder
 from models.errors import ModelError
 from models.latent_attention import LatentAttention
-from models.layout import LATENT_ATTENTION_FOLDER
 from models.merging import slerp, slerp_tensors, soup
 from models.prompts import Prompts
+from models.sentence_modules import LATENT_ATTENTION_FOLDER
 from tests.unit.models.conftest import build_model
 
 

@@ -8,7 +8,7 @@ from transformers import BertConfig, BertModel
 from models.adapters import Lora, add_lora, merge_lora
 from models.encoder import Encoder
 from models.latent_attention import LatentAttention
-from models.layout import LATENT_ATTENTION_FOLDER
+from models.sentence_modules import LATENT_ATTENTION_FOLDER
 from pipelines.train.export import write_adapter
 
 LORA = Lora(rank=4, alpha=8.0, dropout=0.0, targets=("query",))
