@@ -77,6 +77,35 @@ class FusedFeedForward:
         return self._down.plus(self._up.gelu(x_MH), x_MH)
 
 
+class Choice:
+    """The expert of each row: the one with the highest of the router's logits, which count in float32.
+
+    Of two experts the difference of the logits decides, and in bfloat16 its sign is found by a product of that dtype:
+    the difference of their weights is written as a sum of bfloat16 numbers, and rounding what each comes to moves the
+    sum by a part of itself, never across zero but within what is lost of the last term.
+
+    Args:
+        weight_EH: The router's.
+        dtype: What rows come in.
+    """
+
+    def __init__(self, weight_EH: torch.Tensor, dtype: torch.dtype) -> None:
+        self._weight: torch.Tensor = weight_EH.detach().float()
+        self._terms: torch.Tensor | None = None
+        if dtype == torch.bfloat16 and len(weight_EH) == 2:
+            left_H, terms = self._weight[1] - self._weight[0], []
+            for _ in range(3):
+                terms.append(left_H.to(dtype))
+                left_H = left_H - terms[-1].float()
+            self._terms = torch.stack(terms)
+
+    def of(self, x_MH: torch.Tensor) -> torch.Tensor:
+        """Return the expert of each row, int64 [M]."""
+        if self._terms is None:
+            return nn.functional.linear(x_MH.float(), self._weight).argmax(-1)
+        return (nn.functional.linear(x_MH, self._terms).float().sum(-1) > 0).long()
+
+
 class FusedExperts:
     """A feed-forward block with experts, one a token, and the residual around it.
 
@@ -87,18 +116,18 @@ class FusedExperts:
     """
 
     def __init__(self, block: MoeFeedForward) -> None:
-        self._router: torch.Tensor = block.router.weight.detach().float()
+        self._choice = Choice(block.router.weight, next(block.up.parameters()).dtype)
         ups, downs = (_products(each, block.num_experts) for each in (block.up, block.down))
         self._experts = [FusedFeedForward(up, down) for up, down in zip(ups, downs, strict=True)]
 
     def plus(self, x_MH: torch.Tensor) -> torch.Tensor:
         """Return what the block makes of each row, plus the row."""
-        chosen_M = nn.functional.linear(x_MH.float(), self._router).argmax(-1)
+        chosen_M = self._choice.of(x_MH)
         out_MH = torch.empty_like(x_MH)
         for expert, feed_forward in enumerate(self._experts):
             rows = (chosen_M == expert).nonzero().flatten()
             filled = nn.functional.pad(rows, (0, -len(rows) % _ROW_MULTIPLE))
-            out_MH[rows] = feed_forward.plus(x_MH.index_select(0, filled))[: len(rows)]
+            out_MH.index_copy_(0, rows, feed_forward.plus(x_MH.index_select(0, filled))[: len(rows)])
         return out_MH
 
 
@@ -138,22 +167,31 @@ class FusedBackbone:
         self._words: torch.Tensor = table.word_embeddings.weight.detach()
         positions = table.position_embeddings.weight.detach().float()
         types = table.token_type_embeddings.weight.detach().float()
+        # The first type is part of the positions.
+        self._types = (types - types[0]).to(self._words.dtype)
         self._padding = int(table.padding_idx) if _FAMILIES[_family(backbone)] else None
         self._positions = (positions + types[0]).to(self._words.dtype)
         self._norm: nn.LayerNorm = table.LayerNorm
         self._layers = [_pack(layer) for layer in backbone.encoder.layer]
 
-    def __call__(self, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self,
+        input_ids_BT: torch.Tensor,
+        attention_mask_BT: torch.Tensor,
+        types_BT: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the last hidden states [B, T, H].
 
         Args:
             input_ids_BT: int64, padded to the right.
             attention_mask_BT: 1 where a token is no padding.
+            types_BT: Token types. None: all have the first one.
         """
         num_texts, width = input_ids_BT.shape
-        x_BTH = self._norm(
-            nn.functional.embedding(input_ids_BT, self._words) + self._position_states(input_ids_BT)
-        )
+        x_BTH = nn.functional.embedding(input_ids_BT, self._words) + self._position_states(input_ids_BT)
+        if types_BT is not None:
+            x_BTH = x_BTH + nn.functional.embedding(types_BT, self._types)
+        x_BTH = self._norm(x_BTH)
         mask_B11T = None
         if not bool(attention_mask_BT.all()):
             lowest = torch.finfo(x_BTH.dtype).min

@@ -4,15 +4,13 @@ Shapes: N texts, B texts of one batch, T padded tokens, D dimensions.
 """
 
 from collections.abc import Callable
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from models.encoder import Encoder
 from models.errors import ModelError
-from models.fused import FusedBackbone, is_fusible
-from models.packed import agrees, is_packable, packed_states
+from models.states import fast_states, forget
 from models.tokenization import Tokens, padded_length
 
 # Attention on a processor is twice as fast at widths that fill its vectors (152 tokens take as long as 250
@@ -20,7 +18,6 @@ from models.tokenization import Tokens, padded_length
 BATCH_MULTIPLE = 16
 
 Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-_fused: "WeakKeyDictionary[Encoder, tuple[tuple[tuple[int, int], ...], FusedBackbone]]" = WeakKeyDictionary()
 
 
 def plan_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
@@ -73,8 +70,7 @@ def embed(encoder: Encoder, tokens: Tokens, token_budget: int = 4096) -> np.ndar
     """
     training = encoder.training
     if training:
-        # An optimizer may have moved the weights without leaving a trace.
-        _fused.pop(encoder, None)
+        forget(encoder.backbone)
     encoder.eval()
     try:
         return _embed(encoder, tokens, token_budget)
@@ -95,25 +91,9 @@ def _embed(encoder: Encoder, tokens: Tokens, token_budget: int) -> np.ndarray:
 
 
 def _forward(encoder: Encoder) -> Forward:
-    if is_packable(encoder.backbone) and agrees(encoder.backbone):
-        return lambda input_ids_BT, attention_mask_BT, pool_mask_BT: encoder.pool(
-            packed_states(encoder.backbone, input_ids_BT, attention_mask_BT), pool_mask_BT
-        )
-    if not is_fusible(encoder.backbone):
+    states = fast_states(encoder.backbone)
+    if states is None:
         return encoder
-    backbone = _fused_backbone(encoder)
     return lambda input_ids_BT, attention_mask_BT, pool_mask_BT: encoder.pool(
-        backbone(input_ids_BT, attention_mask_BT), pool_mask_BT
+        states(input_ids_BT, attention_mask_BT, None), pool_mask_BT
     )
-
-
-def _fused_backbone(encoder: Encoder) -> FusedBackbone:
-    # Packing costs more than a short query does, so it is kept for as long as the weights are the same.
-    state = tuple(
-        (p.data_ptr(), 0 if p.is_inference() else p._version) for p in encoder.backbone.parameters()
-    )
-    kept = _fused.get(encoder)
-    if kept is None or kept[0] != state:
-        kept = state, FusedBackbone(encoder.backbone)
-        _fused[encoder] = kept
-    return kept[1]

@@ -134,13 +134,19 @@ def has_varlen() -> bool:
     return {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
 
 
-def packed_states(backbone: Any, input_ids_BT: torch.Tensor, attention_mask_BT: torch.Tensor) -> torch.Tensor:
+def packed_states(
+    backbone: Any,
+    input_ids_BT: torch.Tensor,
+    attention_mask_BT: torch.Tensor,
+    types_BT: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return the last hidden states [B, T, D], 0 at padding.
 
     Args:
         backbone: One for which ``is_known`` is true; as it was afterwards.
         input_ids_BT: int64, padded to the right.
         attention_mask_BT: 1 where a token is no padding; each text has one at least.
+        types_BT: Token types. None: all have the first one.
     """
     _register()
     config = backbone.config
@@ -149,6 +155,7 @@ def packed_states(backbone: Any, input_ids_BT: torch.Tensor, attention_mask_BT: 
     if config.model_type in _OFFSET:
         positions_BT = offset_positions(input_ids_BT, int(config.pad_token_id or 0))
         positions_M = positions_BT[attention_mask_BT.bool()]
+    types = {} if types_BT is None else {"token_type_ids": types_BT[attention_mask_BT.bool()][None]}
     used = config._attn_implementation
     config._attn_implementation = NAME
     try:
@@ -157,6 +164,7 @@ def packed_states(backbone: Any, input_ids_BT: torch.Tensor, attention_mask_BT: 
             position_ids=positions_M[None],
             cu_seq_lens_q=packed.bounds_B1,
             max_length_q=packed.longest,
+            **types,
             **({} if config.model_type in _ENCODERS else {"use_cache": False}),
         ).last_hidden_state
     finally:

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from models.errors import ModelError
 from models.inference import BATCH_MULTIPLE, plan_batches
 from models.reranking.network import load_network
 from models.reranking.pair_tokens import PairTokenizer
 from models.reranking.rendering import Rendering
-from models.reranking.scorers import CrossEncoder, QueryLikelihood, YesNo
+from models.reranking.scorers import CrossEncoder, QueryLikelihood, Scorer, YesNo
+from models.states import fast_states
 from models.tokenization import Tokens
 
-RERANKERS: dict[str, Callable[[Any, PairTokenizer], nn.Module]] = {
+RERANKERS: dict[str, Callable[[Any, PairTokenizer], Scorer]] = {
     "cross_encoder": CrossEncoder,
     "yes_no": YesNo,
     "query_likelihood": QueryLikelihood,
@@ -37,7 +37,7 @@ class Reranker:
         tokenizer: Of the same model.
     """
 
-    def __init__(self, scorer: nn.Module, tokenizer: PairTokenizer) -> None:
+    def __init__(self, scorer: Scorer, tokenizer: PairTokenizer) -> None:
         self.scorer = scorer
         self.tokenizer = tokenizer
 
@@ -72,6 +72,7 @@ class Reranker:
     def score_tokens(self, tokens: Tokens, token_budget: int = 4096) -> np.ndarray:
         """Score tokenised pairs; float32 [P], not checked."""
         device, max_tokens = self.device, self.tokenizer.max_tokens
+        self.scorer.states = fast_states(self.scorer.network.base_model)
         scores_P = torch.empty(len(tokens), dtype=torch.float32, device=device)
         for rows in plan_batches(tokens.lengths, token_budget):
             ids_BT, mask_BT, marked_BT = tokens.take(rows).pad(BATCH_MULTIPLE, max_tokens)

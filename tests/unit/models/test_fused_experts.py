@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.checkpoint import load_encoder
-from models.fused import FusedBackbone, FusedExperts, is_fusible
+from models.fused import Choice, FusedBackbone, FusedExperts, is_fusible
 from models.moe.upcycle import Upcycling, moe_blocks, upcycle
 
 
@@ -51,6 +51,18 @@ def test_an_expert_without_tokens_and_one_with_all(tiny_model):
     with torch.inference_mode():
         torch.testing.assert_close(FusedExperts(block).plus(x_MH), block(x_MH[None])[0] + x_MH)
         assert FusedExperts(block).plus(x_MH[:0]).shape == (0, 32)
+
+
+def test_in_bfloat16_a_token_has_the_expert_that_the_exact_logits_choose():
+    torch.manual_seed(0)
+    weight_EH = torch.randn(2, 384)
+    weight_EH[1] = weight_EH[0] + 0.01 * torch.randn(384)
+    x_MH = (2 * torch.randn(20_000, 384) + 3 * torch.randn(384)).bfloat16()
+    exact = (x_MH.double() @ weight_EH.double().T).argmax(-1)
+    wrong = int((Choice(weight_EH, torch.bfloat16).of(x_MH) != exact).sum())
+    rounded = int(((x_MH @ weight_EH.bfloat16().T).argmax(-1) != exact).sum())
+    assert wrong <= 1
+    assert rounded > 100, "logits rounded to bfloat16 choose others: the test can fail"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from models import inference
 from models.checkpoint import load_encoder
 from models.errors import ModelError
 from models.fused import is_fusible
@@ -55,7 +54,7 @@ def test_a_text_beyond_the_budget_is_refused():
 @pytest.mark.parametrize("fused", [True, False])
 def test_equal_to_one_text_at_a_time(encoder, tokens, fused, monkeypatch):
     assert is_fusible(encoder.backbone)
-    monkeypatch.setattr(inference, "is_fusible", lambda backbone: fused)
+    monkeypatch.setattr("models.states.is_fusible", lambda backbone: fused)
     for budget in (32, 64, 4096):
         np.testing.assert_allclose(embed(encoder, tokens, budget), naive(encoder, tokens), atol=2e-6)
 

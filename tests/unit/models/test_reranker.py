@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.errors import ModelError
+from models.packed import packed_states
 from models.reranker import RERANKERS, load_reranker
 from models.reranking.description import reranker_digest
 from models.reranking.network import check_causal
 from models.reranking.pair_tokens import PairTokenizer
 from models.reranking.rendering import DEFAULT_INSTRUCTION, TEMPLATES, make_rendering
+from models.reranking.scorers import CrossEncoder
+from models.states import fast_states
 from tests.tiny_rerankers import WORDS, make_cross_encoder, make_decoder
 
 METHODS = tuple(RERANKERS)
@@ -115,6 +119,51 @@ def test_equal_to_transformers_one_pair_at_a_time(directories, pairs, method):
     expected = NAIVE[method](directories[method], pairs)
     assert scores.dtype == np.float32 and np.ptp(expected) > 1e-3
     np.testing.assert_allclose(scores, expected, atol=3e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", NAIVE)
+def test_states_computed_otherwise_give_the_scores_of_the_network(directories, pairs, method, monkeypatch):
+    reranker = open_reranker(directories, method)
+    base = reranker.scorer.network.base_model
+    assert (fast_states(base) is not None) == (method in ("cross_encoder", "two_labels"))
+    fast = reranker.score(pairs)
+    for states in (None, lambda *inputs: packed_states(base, *inputs)):
+        monkeypatch.setattr("models.reranker.fast_states", lambda _base, states=states: states)
+        np.testing.assert_allclose(reranker.score(pairs), fast, atol=3e-6, rtol=1e-5)
+    assert "forward" not in vars(base), "the backbone is as it was"
+
+
+def classifier(family, **settings):
+    import transformers
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.AutoConfig.for_model(
+        family, vocab_size=96, num_labels=1, pad_token_id=1, initializer_range=0.3, **sizes, **settings
+    )
+    torch.manual_seed(0)
+    return transformers.AutoModelForSequenceClassification.from_config(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        *((name, {}) for name in ("bert", "roberta", "xlm-roberta", "camembert")),
+        *(("modernbert", {"classifier_pooling": pooling}) for pooling in ("cls", "mean")),
+        *((name, {"num_key_value_heads": 1}) for name in ("llama", "mistral", "qwen2", "qwen3")),
+    ],
+)
+def test_every_familys_head_runs_on_states_computed_otherwise(family, settings):
+    scorer = CrossEncoder(classifier(family, **settings), SimpleNamespace(directory="the/model"))
+    lengths_B1 = torch.tensor([[9], [14], [3]])
+    mask_BT = (torch.arange(16) < lengths_B1).long()
+    ids_BT = torch.randint(5, 90, (3, 16), generator=torch.Generator().manual_seed(1)) * mask_BT
+    second_BT = (torch.arange(16) >= 2).long() * mask_BT
+    with torch.inference_mode():
+        expected_B = scorer(ids_BT, mask_BT, second_BT)
+        assert expected_B.std() > 1e-3
+        base = scorer.network.base_model
+        scorer.states = lambda *inputs: packed_states(base, *inputs)
+        torch.testing.assert_close(scorer(ids_BT, mask_BT, second_BT), expected_B, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
