@@ -17,14 +17,18 @@ def require_bitsandbytes(quantize: Quantize) -> None:
     if find_spec("bitsandbytes") is None:
         raise ModelError(
             "weights in few bits need the package bitsandbytes",
-            "model.quantize",
+            "quantize",
             got=quantize,
             fix="pip install -c constraints.txt 'stope[quantize]', or write quantize: null",
         )
 
 
+HEADS = ("classifier", "score", "lm_head")
+"""What transformers calls the layers that make scores and logits of states: they stay whole, few as their rows are."""
+
+
 def low_bit_options(quantize: Quantize, dtype: str, device: str) -> dict[str, Any]:
-    """Return what ``from_pretrained`` is told so that it loads linear layers in few bits.
+    """Return what ``from_pretrained`` is told so that it loads linear layers in few bits, heads apart.
 
     4 bits are NF4 with double quantisation (arXiv 2305.14314): about half a byte a weight, computed in ``dtype``.
     8 bits are LLM.int8 (arXiv 2208.07339). Embedding tables and norms keep ``dtype``. Both run on a processor as
@@ -43,10 +47,11 @@ def low_bit_options(quantize: Quantize, dtype: str, device: str) -> dict[str, An
     from transformers import BitsAndBytesConfig
 
     if quantize == "8bit":
-        config = BitsAndBytesConfig(load_in_8bit=True)
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(HEADS))
     else:
         config = BitsAndBytesConfig(
             load_in_4bit=True,
+            llm_int8_skip_modules=list(HEADS),
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, dtype),

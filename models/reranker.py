@@ -12,6 +12,7 @@ import torch
 
 from models.errors import ModelError
 from models.inference import BATCH_MULTIPLE, plan_batches
+from models.low_bit import Quantize
 from models.reranking.network import load_network
 from models.reranking.pair_tokens import PairTokenizer
 from models.reranking.rendering import Rendering
@@ -105,7 +106,11 @@ def require_finite(scores_P: np.ndarray, name: Callable[[int], str], where: str)
 
 
 def load_reranker(
-    directory: str | Path, rendering: Rendering, dtype: str = "float32", device: str = "cpu"
+    directory: str | Path,
+    rendering: Rendering,
+    dtype: str = "float32",
+    device: str = "cpu",
+    quantize: Quantize | None = None,
 ) -> Reranker:
     """Load a reranker in evaluation mode.
 
@@ -114,10 +119,11 @@ def load_reranker(
         rendering: Method, template and limits.
         dtype: Of weights and activations, as ``models.precision.resolve_dtype`` returns it.
         device: A torch device.
+        quantize: ``"8bit"`` or ``"4bit"`` weights of linear layers, without the head; None: none.
 
     Raises:
-        ModelError: No such model there, or weights that do not fit it.
+        ModelError: No such model there, weights that do not fit it, or ``quantize`` without bitsandbytes.
     """
-    network = load_network(directory, rendering.method, dtype, device)
+    network = load_network(directory, rendering.method, dtype, device, quantize)
     tokenizer = PairTokenizer(directory, rendering)
     return Reranker(RERANKERS[rendering.method](network, tokenizer).eval(), tokenizer)

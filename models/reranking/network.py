@@ -9,11 +9,14 @@ from torch import nn
 
 from models.errors import ModelError
 from models.lean_imports import import_transformers
+from models.low_bit import Quantize, low_bit_options
 from models.reranking.description import check_architecture
 from models.weights import read_weights
 
 
-def load_network(directory: str | Path, method: str, dtype: str, device: str) -> nn.Module:
+def load_network(
+    directory: str | Path, method: str, dtype: str, device: str, quantize: Quantize | None = None
+) -> nn.Module:
     """Load the network of a reranker in evaluation mode; no progress bar, no log, no remote code.
 
     Args:
@@ -21,9 +24,11 @@ def load_network(directory: str | Path, method: str, dtype: str, device: str) ->
         method: A name in RERANKERS.
         dtype: ``"bfloat16"``, ``"float32"`` or ``"float16"``, of weights and activations.
         device: A torch device.
+        quantize: ``"8bit"`` or ``"4bit"`` weights of linear layers, without the head; None: none.
 
     Raises:
-        ModelError: Another kind of model, or weights that are missing, misshapen or left over.
+        ModelError: Another kind of model, weights that are missing, misshapen or left over, or ``quantize`` without
+            bitsandbytes.
     """
     import_transformers()
     import transformers
@@ -39,9 +44,11 @@ def load_network(directory: str | Path, method: str, dtype: str, device: str) ->
             "check that all of its files are here, and its method",
         ),
         dtype=getattr(torch, dtype),
+        **(low_bit_options(quantize, dtype, device) if quantize else {}),
     )
     _check_weights(directory, method, loading)
-    return network.to(device).eval()
+    # Weights in few bits are on their device already.
+    return (network if quantize else network.to(device)).eval()
 
 
 def _check_weights(directory: str | Path, method: str, loading: Mapping[str, Any]) -> None:

@@ -142,18 +142,23 @@ def check_encoder(
         )
 
 
-def check_reranker(config: Mapping[str, Any], where: str, method: str) -> None:
+def check_reranker(
+    config: Mapping[str, Any], where: str, method: str, quantize: Quantize | None = None
+) -> None:
     """Refuse a reranker that vLLM would score otherwise than we do.
 
     Args:
         config: Content of config.json.
         where: The model's name.
         method: A name in RERANKERS.
+        quantize: Weights in few bits; None: whole.
 
     Raises:
         ModelError: It says what vLLM cannot do.
     """
     family = family_of(config, where)
+    if quantize is not None:
+        raise _unsupported(where, f"quantize {quantize}", "whole weights")
     if method == "cross_encoder":
         if family.cross_encoder is None:
             able = ", ".join(name for name, each in FAMILIES.items() if each.cross_encoder)

@@ -31,6 +31,9 @@ class RerankerConfig(BaseModel):
     """Documents are cut here, or where query, template and document fill the model's positions."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights and activations; auto: bfloat16 where the device multiplies it in hardware, else float32."""
+    quantize: Literal["8bit", "4bit"] | None = None
+    """Linear layers in 8 bits (LLM.int8) or 4 bits (NF4) through bitsandbytes (extra `quantize`), the head apart: a
+    large language model on a small GPU. Null: none."""
     token_budget: int = Field(default=4096, ge=64)
     """Tokens of one forward pass, padding counted. 4,096 suits a processor, 32,768 a GPU."""
     activation: Literal["none", "sigmoid"] = "none"

@@ -65,7 +65,7 @@ def score_step(
             "activation": reranker.config.activation,
             **config.model_dump(mode="json"),
         },
-        libraries=LIBRARIES,
+        libraries=(*LIBRARIES, *(("bitsandbytes",) if reranker.config.quantize else ())),
         inputs={"data": data, "over": over, **reranker.inputs},
         run=partial(_run, reranker=reranker, config=config),
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import models.reranker
     from cluster.session import Session
+    from models.low_bit import Quantize
     from models.reranking.pair_tokens import PairTokenizer
     from models.tokenization import Tokens
     from models.vllm_engine.support import Engine
@@ -35,6 +36,7 @@ class LocatedReranker:
         device: ``"cpu"`` or ``"cuda"``.
         token_budget: Tokens of one forward pass.
         engine: vLLM where it scores; None: torch.
+        quantize: ``"8bit"`` or ``"4bit"`` weights; None: whole ones.
     """
 
     location: str
@@ -44,6 +46,7 @@ class LocatedReranker:
     device: str
     token_budget: int
     engine: "Engine | None" = None
+    quantize: "Quantize | None" = None
 
     def tokenizer(self) -> "PairTokenizer":
         """Load the tokenizer, once a process."""
@@ -57,7 +60,7 @@ class LocatedReranker:
         """
         from models.reranker import load_reranker
 
-        return load_reranker(self._directory(), self.rendering, self.dtype, self.device)
+        return load_reranker(self._directory(), self.rendering, self.dtype, self.device, self.quantize)
 
     def scorer(self) -> "Callable[[Tokens], np.ndarray]":
         """Load what turns the tokens of P pairs into float32 [P]: the network, or vLLM in its place.
@@ -139,6 +142,7 @@ class Reranker:
         """
         from models.checkpoint import resolve_model
         from models.layout import max_positions, read_config
+        from models.low_bit import require_bitsandbytes
         from models.precision import device_kind, resolve_dtype
         from models.reranking.description import check_architecture, reranker_digest
         from models.vllm_engine.support import check_reranker
@@ -159,7 +163,9 @@ class Reranker:
                 else f"set max_query_tokens: {positions // 4} and max_document_tokens: {positions // 2}",
             )
         if config.engine == "vllm":
-            check_reranker(content, config.source, config.method)
+            check_reranker(content, config.source, config.method, config.quantize)
+        if config.quantize is not None:
+            session.run_on("score", require_bitsandbytes, config.quantize)
         return cls(
             config=config,
             digest=reranker_digest(directory, config.rendering),
@@ -203,6 +209,7 @@ class Reranker:
             "dtype": self.dtype,
             "device": self.device,
             **({"engine": engine} if engine else {}),
+            **({"quantize": self.config.quantize} if self.config.quantize else {}),
         }
 
     @property
@@ -236,4 +243,5 @@ class Reranker:
             device=self.device,
             token_budget=self.config.token_budget,
             engine=self.engine,
+            quantize=self.config.quantize,
         )

@@ -133,6 +133,29 @@ def test_states_computed_otherwise_give_the_scores_of_the_network(directories, p
     assert "forward" not in vars(base), "the backbone is as it was"
 
 
+# Random weights of 64 columns lose more in 4 bits than real ones, which is told by the correlation alone.
+@pytest.mark.parametrize(("quantize", "least"), [("8bit", 0.9), ("4bit", 0.6)])
+@pytest.mark.parametrize("method", ["cross_encoder", "yes_no"])
+def test_few_bits_score_nearly_the_same_and_spare_the_head(tmp_path, pairs, method, quantize, least):
+    import transformers
+
+    make = {"cross_encoder": make_cross_encoder, "yes_no": make_decoder}[method]
+    directory = make(tmp_path / "model")
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 32, "initializer_range": 0.05}
+    config = transformers.AutoConfig.from_pretrained(directory)
+    config.update(sizes)
+    torch.manual_seed(0)
+    getattr(transformers, config.architectures[0])(config).save_pretrained(directory)
+    whole = load_reranker(directory, rendering(method, max_document_tokens=500)).score(pairs)
+    reranker = load_reranker(directory, rendering(method, max_document_tokens=500), quantize=quantize)
+    kinds = {type(module).__name__ for module in reranker.scorer.network.base_model.modules()}
+    assert {"8bit": "Linear8bitLt", "4bit": "Linear4bit"}[quantize] in kinds
+    head = {"cross_encoder": "classifier", "yes_no": "lm_head"}[method]
+    assert type(getattr(reranker.scorer.network, head)) is torch.nn.Linear
+    found = reranker.score(pairs)
+    assert np.corrcoef(found, whole)[0, 1] > least and np.abs(found - whole).max() > 0
+
+
 def classifier(family, **settings):
     import transformers
 

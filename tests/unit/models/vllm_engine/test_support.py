@@ -66,6 +66,8 @@ def test_rerankers():
         check_reranker(LLAMA, "x", "cross_encoder")
     with pytest.raises(ModelError, match="bidirectional attention"):
         check_reranker(LLAMA | {"is_causal": False}, "x", "yes_no")
+    with pytest.raises(ModelError, match="whole weights"):
+        check_reranker(LLAMA, "x", "yes_no", "8bit")
     with pytest.raises(ModelError, match="experts"):
         check_reranker(LLAMA | {"moe": {"num_experts": 2}}, "x", "yes_no")
 
