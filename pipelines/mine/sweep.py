@@ -1,6 +1,6 @@
 """Methods of mining over what is already scored: one selection each, one audit, one table."""
 
-import shlex
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -88,10 +88,8 @@ def _variants(variants: Sequence[str], trains: bool) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for variant in variants:
         name, colon, written = variant.partition(":")
-        try:
-            settings = shlex.split(written)
-        except ValueError:  # a quotation without its end
-            settings = [""]
+        # A value may hold spaces: train.moe={where: up, num_experts: 2}.
+        settings = re.split(r"\s+(?=[\w.]+=)", written.strip()) if written.strip() else []
         keys = [setting.partition("=")[0] for setting in settings]
         if not colon or name in found or len({*keys}) < len(keys) or not all("=" in one for one in settings):
             raise UserError(
