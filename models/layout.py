@@ -12,7 +12,14 @@ from typing import Any
 
 from models.errors import ModelError
 from models.prompts import Prompts
-from models.sentence_modules import ProjectionSettings, module_folders, read_modules
+from models.sentence_modules import (
+    LATENT_ATTENTION_FOLDER,
+    POOLERS,
+    PROJECTION,
+    ProjectionSettings,
+    module_folders,
+    read_modules,
+)
 
 _WIDTHS = ("hidden_size", "dim", "d_model", "n_embd")
 """What families call the width of their states in config.json."""
@@ -171,7 +178,9 @@ def model_digest(directory: str | Path, trusted: bool = False) -> str:
     read_config(directory)
     code = directory.glob("*.py") if trusted else ()
     names = [path.name for path in (*weight_files(directory), *code)]
-    modules = [f"{folder}/{name}" for folder in module_folders(directory) for name in _MODULE_FILES]
+    # A recipe may ask for the pooler of a directory that does not list it.
+    folders = (LATENT_ATTENTION_FOLDER, *module_folders(directory, (*POOLERS, PROJECTION)))
+    modules = [f"{folder}/{name}" for folder in folders for name in _MODULE_FILES]
     return _digest_of(directory, [*names, *TOKENIZER_FILES, *_LAYOUT_FILES, *modules])
 
 
@@ -186,7 +195,15 @@ def _digest_of(directory: Path, names: list[str]) -> str:
         path = directory / name
         if path.is_file():
             total.update(f"{name}\0{file_digest(path)}\0".encode())
+    if lower_cases(directory):
+        total.update(b"lower-cased\0")
     return total.hexdigest()
+
+
+def lower_cases(directory: Path) -> bool:
+    """Return whether sentence-transformers lower-cases texts for a model, whatever its tokenizer does."""
+    path = directory / "sentence_bert_config.json"
+    return path.is_file() and bool(json.loads(path.read_text()).get("do_lower_case"))
 
 
 def file_digest(path: Path) -> str:

@@ -23,8 +23,11 @@ def require_bitsandbytes(quantize: Quantize) -> None:
         )
 
 
-HEADS = ("classifier", "score", "lm_head")
-"""What transformers calls the layers that make scores and logits of states: they stay whole, few as their rows are."""
+HEADS = (
+    *("classifier", "score", "lm_head", "classification_head", "logits_proj"),
+    *("pooler.dense", "head.dense", "sequence_summary.summary"),
+)
+"""How the names of layers begin or end that make scores and logits of states: they stay whole, few as they are."""
 
 
 def low_bit_options(quantize: Quantize, dtype: str, device: str) -> dict[str, Any]:

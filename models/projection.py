@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -69,7 +70,7 @@ class Projection(nn.Module):
             )
         try:
             module.load_state_dict(load_file(str(folder / _WEIGHTS)))
-        except RuntimeError as error:
+        except (RuntimeError, SafetensorError) as error:
             raise ModelError(
                 "weights do not fit the settings",
                 str(folder),

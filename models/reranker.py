@@ -5,6 +5,7 @@ Shapes: P pairs, B pairs of one batch, T padded tokens.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ class Reranker:
     def __init__(self, scorer: Scorer, tokenizer: PairTokenizer) -> None:
         self.scorer = scorer
         self.tokenizer = tokenizer
+        # While a head runs, the backbone before it answers with the states of one batch.
+        self._alone = Lock()
 
     @property
     def device(self) -> torch.device:
@@ -69,9 +72,12 @@ class Reranker:
         require_finite(scores_P, name, str(self.tokenizer.directory))
         return scores_P
 
-    @torch.inference_mode()
     def score_tokens(self, tokens: Tokens, token_budget: int = 4096) -> np.ndarray:
-        """Score tokenised pairs; float32 [P], not checked."""
+        """Score tokenised pairs; float32 [P], not checked. Threads that share a reranker take turns."""
+        with self._alone, torch.inference_mode():
+            return self._score_tokens(tokens, token_budget)
+
+    def _score_tokens(self, tokens: Tokens, token_budget: int) -> np.ndarray:
         device, max_tokens = self.device, self.tokenizer.max_tokens
         self.scorer.states = fast_states(self.scorer.network.base_model)
         scores_P = torch.empty(len(tokens), dtype=torch.float32, device=device)

@@ -8,17 +8,17 @@ from pathlib import Path
 from models import latent_attention
 from models.encoder import Encoder
 from models.errors import ModelError
-from models.layout import TOKENIZER_FILES
 from models.projection import Projection
 from models.prompt_length import is_miscounted, read_prompts_alone
 from models.prompts import Prompts
 from models.sentence_modules import LATENT_ATTENTION_FOLDER
 from models.tokenizer_files import (
     complete_tokenizer,
+    copy_tokenizer,
     load_backend,
     load_tokenizer,
-    lower_cases,
     padding_token,
+    write_backend,
 )
 
 POOLING_FLAGS = {
@@ -41,9 +41,7 @@ def write_layout(
         prompts: Stored under the names that sentence-transformers uses for queries and documents.
         max_tokens: Where sentence-transformers will cut texts.
     """
-    for name in TOKENIZER_FILES:
-        if (tokenizer_from / name).is_file():
-            shutil.copyfile(tokenizer_from / name, directory / name)
+    copy_tokenizer(tokenizer_from, directory)
     include_prompt = _includes_prompt(prompts, encoder.pooling)
     if not include_prompt:
         _count_prompts_right(directory, prompts)
@@ -67,8 +65,8 @@ def write_layout(
         for i, (path, kind) in enumerate(zip(folders, types, strict=True))
     ]
     _write(directory / "modules.json", modules)
-    transformer = {"max_seq_length": max_tokens, "do_lower_case": lower_cases(tokenizer_from)}
-    _write(directory / "sentence_bert_config.json", transformer)
+    # A tokenizer that is to lower-case does so by itself.
+    _write(directory / "sentence_bert_config.json", {"max_seq_length": max_tokens, "do_lower_case": False})
     _write(directory / "config_sentence_transformers.json", prompts.config())
     if encoder.normalize:
         (directory / folders[-1]).mkdir(exist_ok=True)
@@ -90,9 +88,9 @@ def check_prompts(directory: Path, prompts: Prompts, pooling: str) -> None:
     if _includes_prompt(prompts, pooling) or pooling == "last":
         return
     with tempfile.TemporaryDirectory(prefix="stope-tokenizer-") as folder:
-        for name in ("config.json", *TOKENIZER_FILES):
-            if (directory / name).is_file():
-                shutil.copyfile(directory / name, Path(folder) / name)
+        if (directory / "config.json").is_file():
+            shutil.copyfile(directory / "config.json", Path(folder) / "config.json")
+        copy_tokenizer(directory, Path(folder))
         _count_prompts_right(Path(folder), prompts)
         backend = load_backend(Path(folder))
         wrong = [prompt for prompt in prompts.named.values() if is_miscounted(backend, prompt)]
@@ -135,9 +133,5 @@ def _count_prompts_right(directory: Path, prompts: Prompts) -> None:
     counting = read_prompts_alone(load_backend(directory), prompts.named.values())
     if counting is None:
         return
-    (directory / "tokenizer.json").write_text(counting)
-    # Classes with a name of their own build the tokenizer from its vocabulary and leave out what was added. For some
-    # families (Qwen2) transformers takes such a class whatever is written here; check_prompts refuses those.
-    path = directory / "tokenizer_config.json"
-    config = json.loads(path.read_text()) if path.is_file() else {}
-    _write(path, {**config, "tokenizer_class": "PreTrainedTokenizerFast"})
+    # Where transformers takes another class all the same, check_prompts refuses the prompts.
+    write_backend(counting, directory)

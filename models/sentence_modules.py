@@ -17,12 +17,14 @@ _POOLING_FLAGS = {
 }
 LATENT_ATTENTION_FOLDER = "1_LatentAttention"
 _LATENT_ATTENTION_MODULE = "LatentAttentionPooling"
-_POOLERS = ("Pooling", _LATENT_ATTENTION_MODULE)
+POOLERS = ("Pooling", _LATENT_ATTENTION_MODULE)
+PROJECTION = "Dense"
+"""Names of classes in `modules.json`."""
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "SiLU", "Sigmoid")
 """What may follow the product of a projection: classes of torch.nn that take no argument."""
 PROJECTION_CONFIG = "config.json"
 _VECTOR = "sentence_embedding"
-_KNOWN = ("Transformer", *_POOLERS, "Dense", "Normalize")
+_KNOWN = ("Transformer", *POOLERS, PROJECTION, "Normalize")
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,19 @@ class ProjectionSettings:
         Raises:
             ModelError: It computes something else than a projection of the pooled vector does.
         """
+        if not (folder / PROJECTION_CONFIG).is_file():
+            raise ModelError(
+                "a Dense module has no settings",
+                str(folder),
+                expected=PROJECTION_CONFIG,
+                fix="copy all of the model's files, its folders too",
+            )
         told = json.loads((folder / PROJECTION_CONFIG).read_text())
         written = str(told.get("activation_function", "torch.nn.modules.activation.Tanh"))
         module, _, activation = written.rpartition(".")
         supported = f"torch.nn.{' or '.join(ACTIVATIONS)}"
-        within = module.startswith("torch.nn") and activation in ACTIVATIONS
+        named = module == "torch.nn" or module.startswith("torch.nn.modules.")
+        within = named and activation in ACTIVATIONS
         for name, got, expected in (
             ("input", told.get("module_input_name") or _VECTOR, _VECTOR),
             ("output", told.get("module_output_name") or _VECTOR, _VECTOR),
@@ -87,9 +97,10 @@ class ProjectionSettings:
         )
 
 
-def module_folders(directory: Path) -> tuple[str, ...]:
-    """Return the folders that ``modules.json`` lists, whatever they hold; none where there is no such file."""
-    return tuple(str(module["path"]) for module in _listed(directory) if module["path"])
+def module_folders(directory: Path, kinds: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the folders of the modules of these classes that ``modules.json`` lists; none where there is no file."""
+    listed = ((str(module["type"]).rpartition(".")[2], str(module["path"])) for module in _listed(directory))
+    return tuple(folder for name, folder in listed if name in kinds)
 
 
 def read_modules(directory: Path) -> SentenceModules:
@@ -110,8 +121,8 @@ def read_modules(directory: Path) -> SentenceModules:
             fix="choose a model without them",
         )
     ordered = sorted(names, key=lambda name: (0, 1, 1, 2, 3)[_KNOWN.index(name)])
-    poolers = [i for i, name in enumerate(names) if name in _POOLERS]
-    if ordered != names or len(poolers) > 1 or ("Dense" in names and not poolers):
+    poolers = [i for i, name in enumerate(names) if name in POOLERS]
+    if ordered != names or len(poolers) > 1 or (PROJECTION in names and not poolers):
         raise ModelError(
             "the model has its modules in an order that is not supported",
             str(path),
@@ -120,7 +131,7 @@ def read_modules(directory: Path) -> SentenceModules:
             fix="choose another model",
         )
     folders = [str(module["path"]) for module in listed]
-    dense = tuple(folder for folder, name in zip(folders, names, strict=True) if name == "Dense")
+    dense = tuple(folder for folder, name in zip(folders, names, strict=True) if name == PROJECTION)
     if not poolers:
         return SentenceModules()
     folder = folders[poolers[0]]
@@ -131,7 +142,7 @@ def read_modules(directory: Path) -> SentenceModules:
 
 def includes_prompt(directory: Path) -> bool:
     """Return whether the tokens of a prompt are pooled, as the pooler's settings say; by default they are."""
-    folders = [*module_folders(directory), "1_Pooling"]
+    folders = [*module_folders(directory, POOLERS), "1_Pooling"]
     for path in (directory / folder / name for folder in folders for name in ("config.json", "pooling.json")):
         told = json.loads(path.read_text()) if path.is_file() else {}
         if "include_prompt" in told:

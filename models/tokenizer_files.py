@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.errors import ModelError
+from models.layout import TOKENIZER_FILES, lower_cases
 from models.lean_imports import import_transformers
 
 if TYPE_CHECKING:
@@ -92,24 +94,39 @@ def padding_token(directory: Path, tokenizer: Any) -> str:
 
 
 def load_backend(directory: Path) -> "Tokenizer":
-    """Return the Rust tokenizer of a model's directory, as transformers and sentence-transformers build it.
+    """Return the Rust tokenizer of a model's directory, as ``load_tokenizer`` finds it.
 
     Raises:
         ModelError: The directory has no fast tokenizer.
     """
     backend: Tokenizer = load_tokenizer(directory).backend_tokenizer
-    if lower_cases(directory):
-        from tokenizers.normalizers import Lowercase, Sequence
-
-        # Twice is as good as once.
-        backend.normalizer = Sequence([Lowercase(), *filter(None, [backend.normalizer])])
     return backend
 
 
-def lower_cases(directory: Path) -> bool:
-    """Return whether sentence-transformers lower-cases texts for a model, whatever its tokenizer does."""
-    path = directory / "sentence_bert_config.json"
-    return path.is_file() and bool(json.loads(path.read_text()).get("do_lower_case"))
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    """Copy a model's tokenizer files; one that lower-cases by order of sentence-transformers does so by itself then."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, directory / name)
+    if lower_cases(source):
+        write_backend(load_backend(source).to_str(), directory)
+
+
+def write_backend(serialized: str, directory: Path) -> None:
+    """Write a Rust tokenizer in the place of the one that a directory holds.
+
+    Classes with a name of their own build the tokenizer from its vocabulary and leave out what was added. For some
+    families (Qwen2) transformers takes such a class whatever is written here.
+
+    Args:
+        serialized: As ``Tokenizer.to_str`` returns it.
+        directory: Of a model.
+    """
+    (directory / "tokenizer.json").write_text(serialized)
+    path = directory / "tokenizer_config.json"
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def text_tokens_only(serialized: str, num_embeddings: int) -> str:
@@ -138,7 +155,7 @@ def load_tokenizer(directory: Path) -> Any:
     """Return the tokenizer of a model's directory.
 
     ``tokenizer_config.json`` may add to ``tokenizer.json`` (lower-casing, BOS, EOS), so it is transformers
-    that reads them.
+    that reads them; ``sentence_bert_config.json`` may ask for lower case besides.
 
     Raises:
         ModelError: The directory has no fast tokenizer.
@@ -150,7 +167,7 @@ def load_tokenizer(directory: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             str(directory), trust_remote_code=False, local_files_only=True
         )
-        _ = tokenizer.backend_tokenizer
+        backend = tokenizer.backend_tokenizer
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise ModelError(
             "no usable tokenizer",
@@ -159,4 +176,9 @@ def load_tokenizer(directory: Path) -> Any:
             expected="tokenizer.json (a fast tokenizer)",
             fix="copy the model's tokenizer files into this directory",
         ) from error
+    if lower_cases(directory):
+        from tokenizers.normalizers import Lowercase, Sequence
+
+        # Twice is as good as once.
+        backend.normalizer = Sequence([Lowercase(), *filter(None, [backend.normalizer])])
     return tokenizer

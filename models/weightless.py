@@ -35,7 +35,7 @@ def weightless_encoder(directory: Path, pooling: str, trusted: bool = False) -> 
             # As where it is loaded: no optimizer touches it.
             made.pooler.requires_grad_(False)
         projections = [
-            Projection(ProjectionSettings.read(directory / folder))
+            Projection(ProjectionSettings.read(directory / folder)).to("meta")
             for folder in read_modules(directory).projections
         ]
         return Encoder(made, pooling, projections=projections)

@@ -1,7 +1,6 @@
 """Cross-encoders as directories: begun on a backbone, saved, and proven equal to what other libraries make of them."""
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,14 @@ import torch
 
 from models.errors import ModelError
 from models.inference import BATCH_MULTIPLE
-from models.layout import TOKENIZER_FILES, max_positions, read_config
+from models.layout import max_positions, read_config
 from models.lean_imports import import_sentence_transformers, import_transformers
 from models.reranking.description import ARCHITECTURES
 from models.reranking.network import load_network
 from models.reranking.rendering import make_rendering
 from models.silence import silence
 from models.tokenization import padded_length
-from models.tokenizer_files import complete_tokenizer
+from models.tokenizer_files import complete_tokenizer, copy_tokenizer
 from models.weights import read_weights
 
 MAX_SCORE_DIFFERENCE = 1e-3
@@ -92,9 +91,7 @@ def save_cross_encoder(network: Any, directory: Path, tokenizer_from: Path) -> N
     directory.mkdir(parents=True, exist_ok=True)
     with silence():
         network.save_pretrained(str(directory))
-    for name in TOKENIZER_FILES:
-        if (tokenizer_from / name).is_file():
-            shutil.copyfile(tokenizer_from / name, directory / name)
+    copy_tokenizer(tokenizer_from, directory)
     # A decoder's head reads the last token that is no padding: whoever pads must mean the same token.
     pad_token_id = complete_tokenizer(directory)
     path = directory / "config.json"

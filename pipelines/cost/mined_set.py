@@ -246,7 +246,7 @@ class MinedSet:
 
     def dimension(self, model: SizedModel) -> int:
         """Return the components of a stored embedding."""
-        return int(self.encode.dimension or model.shape.hidden)
+        return self.encode.dimension or model.dimension
 
     @property
     def _depth(self) -> int:

@@ -104,9 +104,7 @@ def _small_files(hub_id: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(hub_id, allow_patterns=["config.json", "*/config.json", "tokenizer*.json"])
-        )
+        return Path(snapshot_download(hub_id, allow_patterns=["*.json"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             "the model's config cannot be fetched",

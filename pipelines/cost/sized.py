@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from models.sentence_modules import ProjectionSettings, read_modules
 from pipelines.cost.corpus import Corpus
 from pipelines.cost.shape import ModelShape, model_directory, read_shape
 from pipelines.cost.texts import Texts, measure_texts, read_prefix, token_lengths
@@ -31,6 +32,13 @@ class SizedModel:
     documents: Texts
     queries: Texts
     prefixes: tuple[str, str]
+
+    @property
+    def dimension(self) -> int:
+        """Components of an embedding; of a model that embeds."""
+        directory = model_directory(str(self.settings["source"]))
+        folders = read_modules(directory).projections
+        return ProjectionSettings.read(directory / folders[-1]).outputs if folders else self.shape.hidden
 
     @property
     def max_tokens(self) -> int:

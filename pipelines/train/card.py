@@ -15,12 +15,9 @@ HERE = "path/to/this/directory"
 POOLED = {
     "mean": 'mask = batch["attention_mask"].unsqueeze(-1)\nembeddings = (states * mask).sum(1) / mask.sum(1)',
     "cls": "embeddings = states[:, 0]",
-    "latent_attention": "embeddings = ...  # the pooler of stope_latent_attention.py, which sentence-transformers runs",
     "last": 'last = batch["attention_mask"].sum(1) - 1\nembeddings = states[torch.arange(len(last)), last]',
 }
-"""Pooler -> how it is written with transformers alone."""
-
-_PROJECTED = "embeddings = ...  # the linear layers of the folders *_Dense, which sentence-transformers runs"
+"""Pooler -> how it is written with transformers alone; one with weights is not."""
 
 _CARD = """\
 ---
@@ -53,6 +50,18 @@ documents = model.encode_document(["a text that answers it", "another text"])
 scores = queries @ documents.T
 ```
 
+{alone}## Metrics
+
+They are measured after the training, so they are not here: `stope report RUN` shows them, and the artifact of the
+stage `evaluate` that was made with `{key}` holds them as a table.
+
+## Settings
+
+```yaml
+{settings}```
+"""
+
+_ALONE = """\
 With transformers alone{caution}:
 
 ```python
@@ -65,19 +74,10 @@ texts = [{query_prefix!r} + "a question"{suffix}]
 batch = tokenizer(texts, padding=True, truncation=True, max_length={query_tokens}, return_tensors="pt")
 with torch.no_grad():
     states = model(**batch).last_hidden_state
-{pooled}{projected}
+{pooled}
 embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
 ```
 
-## Metrics
-
-They are measured after the training, so they are not here: `stope report RUN` shows them, and the artifact of the
-stage `evaluate` that was made with `{key}` holds them as a table.
-
-## Settings
-
-```yaml
-{settings}```
 """
 
 _ENDING = """\
@@ -92,7 +92,7 @@ def model_card(task: TrainTask, dimension: int, own_code: bool = False, projecte
         task: What was trained, on what, and how.
         dimension: Of the embeddings.
         own_code: Whether the directory holds a modelling file, without which no library loads the model.
-        projected: Whether pooled vectors pass linear layers.
+        projected: Whether pooled vectors pass linear layers, which transformers alone knows nothing of.
     """
     base, on_hub = public_name(task.model.location)
     front: dict[str, object] = {
@@ -108,6 +108,19 @@ def model_card(task: TrainTask, dimension: int, own_code: bool = False, projecte
     settings = task.config.model_dump(mode="json", exclude=UNFELT | {"deepspeed"})
     named = bool(prompts.query or prompts.document)
     apart = named and model.pooling == "mean" and not prompts.pooled
+    trust = ", trust_remote_code=True" if own_code else ""
+    suffix = f" + {prompts.suffix!r}" if prompts.suffix else ""
+    alone = ""
+    if model.pooling in POOLED and not projected:
+        alone = _ALONE.format(
+            here=HERE,
+            trust=trust,
+            suffix=suffix,
+            caution=" (the prompt is pooled here, and left out above)" if apart else "",
+            query_prefix=prompts.query,
+            query_tokens=model.max_query_tokens,
+            pooled=POOLED[model.pooling],
+        )
     return _CARD.format(
         front=yaml.safe_dump(front, sort_keys=False),
         name=task.writer.label,
@@ -123,13 +136,10 @@ def model_card(task: TrainTask, dimension: int, own_code: bool = False, projecte
         document_prompt=f"`{prompts.document}`" if prompts.document else "none",
         instructions="".join(f"| prompt of a query, {name} | `{text!r}` |\n" for name, text in prompts.tasks),
         ending=_ENDING.format(suffix=prompts.suffix) if prompts.suffix else "",
-        suffix=f" + {prompts.suffix!r}" if prompts.suffix else "",
+        suffix=suffix,
         here=HERE,
-        trust=", trust_remote_code=True" if own_code else "",
-        caution=" (the prompt is pooled here, and left out above)" if apart else "",
-        query_prefix=prompts.query,
-        pooled=POOLED[model.pooling],
-        projected=f"\n{_PROJECTED}" if projected else "",
+        trust=trust,
+        alone=alone,
         key=task.writer.key,
         settings=yaml.safe_dump({"train": settings}, sort_keys=False),
     )

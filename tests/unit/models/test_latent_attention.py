@@ -111,6 +111,10 @@ def test_its_weights_lie_beside_the_model(saved):
     weights = directory / LATENT_ATTENTION_FOLDER / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     assert model_digest(directory) != before
+    (directory / "modules.json").unlink()
+    unlisted = model_digest(directory)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x02")
+    assert model_digest(directory) != unlisted, "a recipe may ask for it by name"
 
 
 @pytest.mark.parametrize("task", ["", "retrieval"])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from sentence_transformers.models import Dense, Normalize, Pooling, Transformer
 from models.checkpoint import load_encoder, save_encoder, verify_export
 from models.errors import ModelError
 from models.inference import embed
-from models.layout import describe_model, model_digest
+from models.layout import describe_model, model_digest, tokenizer_digest
 from models.merging import soup
 from models.prompts import Prompts
+from models.reranker import load_reranker
+from models.reranking.directory import verify_cross_encoder, write_untrained
+from models.reranking.rendering import make_rendering
 from models.sentence_modules import ProjectionSettings, read_modules
 from models.tokenization import TextTokenizer
 from models.weightless import weightless_encoder
@@ -71,6 +75,8 @@ def test_a_step_moves_it_and_what_is_saved_loads_everywhere(theirs, sentences, t
 def test_its_weights_and_settings_count(theirs):
     _, directory = theirs
     before = model_digest(directory)
+    (directory / "4_Normalize" / "config.json").write_text('{"of": "no consequence"}')
+    assert model_digest(directory) == before
     weights = directory / "3_Dense" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     assert model_digest(directory) != before
@@ -104,7 +110,7 @@ def directory_like(tmp_path, directory):
 @pytest.mark.parametrize(
     ("told", "match"),
     [
-        ({"activation_function": "torch.nn.functional.tanh"}, "activation"),
+        ({"activation_function": "torch.nn.functional.Tanh"}, "activation"),
         ({"activation_function": "os.system"}, "activation"),
         ({"activation_function": "evil.nn.Tanh"}, "activation"),
         ({"use_residual": True}, "residual"),
@@ -122,29 +128,48 @@ def test_weights_that_are_missing_or_do_not_fit_are_refused(theirs):
     shutil.copy(directory / "3_Dense" / "model.safetensors", directory / "2_Dense" / "model.safetensors")
     with pytest.raises(ModelError, match="do not fit"):
         load_encoder(directory)
-    (directory / "2_Dense" / "model.safetensors").rename(directory / "2_Dense" / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="read safely"):
+    (directory / "2_Dense" / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ModelError, match="do not fit"):
         load_encoder(directory)
+    (directory / "2_Dense" / "model.safetensors").rename(directory / "2_Dense" / "pytorch_model.bin")
+    for read in (load_encoder, lambda source: soup([source, source], source.parent / "soup")):
+        with pytest.raises(ModelError, match="read safely"):
+            read(directory)
+    (directory / "2_Dense" / "config.json").unlink()
+    with pytest.raises(ModelError, match="no settings"):
+        describe_model(directory)
 
 
-def test_lower_casing_is_that_of_sentence_transformers(tiny_model, tmp_path, sentences):
+@pytest.fixture
+def cased(tiny_model, tmp_path):
+    """A model whose tokenizer keeps case, as sentence-transformers writes it."""
     directory = tmp_path / "theirs"
     SentenceTransformer(
         modules=[Transformer(str(tiny_model), max_seq_length=24), Pooling(32, "mean")], device="cpu"
     ).save(str(directory))
-    cased = json.loads((directory / "tokenizer.json").read_text()) | {"normalizer": None}
-    (directory / "tokenizer.json").write_text(json.dumps(cased))
+    content = json.loads((directory / "tokenizer.json").read_text()) | {"normalizer": None}
+    (directory / "tokenizer.json").write_text(json.dumps(content))
     told = json.loads((directory / "tokenizer_config.json").read_text())
     told |= {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": False}
     (directory / "tokenizer_config.json").write_text(json.dumps(told))
+    return directory
+
+
+def test_lower_casing_is_that_of_sentence_transformers(cased, tmp_path, sentences):
     upper = [text.upper() for text in sentences]
 
     def ids(texts):
-        return TextTokenizer.load(directory, Prompts(), 24, 24).tokenize(texts, "query").ids
+        return TextTokenizer.load(cased, Prompts(), 24, 24).tokenize(texts, "query").ids
 
     assert not np.array_equal(ids(upper), ids(sentences)), "the tokenizer alone keeps case"
-    path = directory / "sentence_bert_config.json"
+    path, before = cased / "sentence_bert_config.json", (model_digest(cased), tokenizer_digest(cased))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"do_lower_case": True}))
+    assert model_digest(cased) != before[0] and tokenizer_digest(cased) != before[1]
     np.testing.assert_array_equal(ids(upper), ids([text.lower() for text in upper]))
-    save_encoder(load_encoder(directory), tmp_path / "ours", directory, Prompts(), 24)
+    save_encoder(load_encoder(cased), tmp_path / "ours", cased, Prompts(query="Query: "), 24)
     assert verify_export(tmp_path / "ours", upper[:8]) > 0.9999
+    write_untrained(cased, tmp_path / "judge", 0)
+    pairs = list(pairwise(upper))
+    verify_cross_encoder(tmp_path / "judge", pairs)
+    scores = load_reranker(tmp_path / "judge", make_rendering("cross_encoder")).score(pairs)
+    assert scores.std() > 1e-4, "texts are read, not unknown words"

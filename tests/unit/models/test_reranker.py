@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -156,6 +157,14 @@ def test_few_bits_score_nearly_the_same_and_spare_the_head(tmp_path, pairs, meth
     assert np.corrcoef(found, whole)[0, 1] > least and np.abs(found - whole).max() > 0
 
 
+def test_threads_take_turns(directories, pairs):
+    reranker = open_reranker(directories, "cross_encoder")
+    expected = reranker.score(pairs)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: reranker.score(pairs), range(24)):
+            np.testing.assert_array_equal(found, expected)
+
+
 def classifier(family, **settings):
     import transformers
 
@@ -175,7 +184,7 @@ def classifier(family, **settings):
         *((name, {"num_key_value_heads": 1}) for name in ("llama", "mistral", "qwen2", "qwen3")),
     ],
 )
-def test_every_familys_head_runs_on_states_computed_otherwise(family, settings):
+def test_the_head_of_every_family_runs_on_states_computed_otherwise(family, settings):
     scorer = CrossEncoder(classifier(family, **settings), SimpleNamespace(directory="the/model"))
     lengths_B1 = torch.tensor([[9], [14], [3]])
     mask_BT = (torch.arange(16) < lengths_B1).long()

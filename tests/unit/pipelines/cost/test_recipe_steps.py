@@ -1,5 +1,7 @@
 """From a recipe to the work of its steps."""
 
+import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from math import ceil
@@ -8,6 +10,9 @@ import numpy as np
 import pytest
 
 from cluster.artifacts import ArtifactStore
+from models.checkpoint import resolve_model
+from models.projection import Projection
+from models.sentence_modules import ProjectionSettings
 from pipelines.cost.corpus import read_corpus
 from pipelines.cost.recipe_steps import plan_steps
 from pipelines.cost.sized import chunked
@@ -226,3 +231,19 @@ def test_a_cross_encoder_passes_pairs_and_ranks_again_before_and_after(recipe_fi
     names = [step.name for step in steps]
     assert names[-3:] == ["tuned_ranking", "bm25_ranking", "metrics"] and "untrained_ranking" in names
     assert "index" not in names and len(works(steps, EncodeWork)) == 1
+
+
+def test_a_projection_behind_the_pooler_says_how_long_embeddings_are(recipe_file, tmp_path):
+    source = resolve_model(load_recipe(str(recipe_file), ()).model.source)
+    directory = shutil.copytree(source, tmp_path / "projected")
+    Projection(ProjectionSettings(32, 96)).save(directory / "2_Dense")
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+    ]
+    (directory / "modules.json").write_text(json.dumps(modules))
+    (directory / "1_Pooling").mkdir(exist_ok=True)
+    (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    works = [each.work for each in plan_of(recipe_file, tmp_path, f"model.source={directory}")]
+    assert {work.dimension for work in works if isinstance(work, SearchWork)} == {96}
