@@ -40,13 +40,13 @@ class Product:
 
     Args:
         weight_OI: [out, in].
-        bias_O: [out].
+        bias_O: [out]; None: none is added.
         num_rows: Typical number of rows, a hint for the reordering.
     """
 
-    def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor, num_rows: int = 4096) -> None:
+    def __init__(self, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, num_rows: int = 4096) -> None:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach().contiguous(), num_rows)
-        self._bias = bias_O.detach().contiguous()
+        self._bias = None if bias_O is None else bias_O.detach().contiguous()
 
     def plain(self, x_MI: torch.Tensor) -> torch.Tensor:
         """Return the product."""
@@ -55,6 +55,14 @@ class Product:
     def gelu(self, x_MI: torch.Tensor) -> torch.Tensor:
         """Return the exact (erf) GELU of the product."""
         return torch.ops.mkldnn._linear_pointwise(x_MI, self._weight, self._bias, "gelu", [], "none")
+
+    def silu(self, x_MI: torch.Tensor) -> torch.Tensor:
+        """Return the SiLU of the product."""
+        return torch.ops.mkldnn._linear_pointwise(x_MI, self._weight, self._bias, "swish", [], "")
+
+    def times(self, x_MI: torch.Tensor, gate_MO: torch.Tensor) -> torch.Tensor:
+        """Return the product times a gate."""
+        return torch.ops.mkldnn._linear_pointwise.binary(x_MI, gate_MO, self._weight, self._bias, "mul")
 
     def plus(self, x_MI: torch.Tensor, residual_MO: torch.Tensor) -> torch.Tensor:
         """Return the product plus a residual."""
@@ -221,16 +229,10 @@ def is_fusible(backbone: Any) -> bool:
     # Code of a directory may have the name, and the very classes, of what it changes.
     if not type(backbone).__module__.startswith(("transformers.models.", "models.moe.")):
         return False
-    if _family(backbone) not in _FAMILIES or not torch.backends.mkldnn.is_available():
+    if _family(backbone) not in _FAMILIES or not is_packable_weight(next(backbone.parameters())):
         return False
     config = backbone.config
-    weight = next(backbone.parameters())
-    if config.is_decoder or config.hidden_act != "gelu" or weight.device.type != "cpu":
-        return False
-    if weight.dtype == torch.bfloat16:
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return False
-    elif weight.dtype != torch.float32:
+    if config.is_decoder or config.hidden_act != "gelu":
         return False
     own = (type(backbone.encoder).__module__, "torch.nn.modules.container", "transformers.activations")
     for module in backbone.encoder.modules():
@@ -240,6 +242,15 @@ def is_fusible(backbone: Any) -> bool:
         if isinstance(module, MoeFeedForward) and not _is_alone(module):
             return False
     return True
+
+
+def is_packable_weight(weight: torch.Tensor) -> bool:
+    """Return whether ``Product`` takes a weight of this dtype, on this processor."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32
 
 
 def _family(backbone: nn.Module) -> str:

@@ -10,14 +10,15 @@ import torch
 from torch import nn
 
 from models.fused import FusedBackbone, is_fusible
+from models.fused_decoder import FusedDecoder, is_fusible_decoder
 from models.packed import agrees, is_packable, packed_states
 
 States = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 """Token ids [B, T], padded to the right, their mask, and token types or None, to the last hidden states [B, T, D]."""
 
-_fused: "WeakKeyDictionary[nn.Module, tuple[tuple[tuple[int, int], ...], FusedBackbone]]" = (
-    WeakKeyDictionary()
-)
+Fused = FusedBackbone | FusedDecoder
+
+_fused: "WeakKeyDictionary[nn.Module, tuple[tuple[tuple[int, int], ...], Fused]]" = WeakKeyDictionary()
 
 
 def fast_states(backbone: nn.Module) -> States | None:
@@ -30,7 +31,11 @@ def fast_states(backbone: nn.Module) -> States | None:
         return lambda input_ids_BT, attention_mask_BT, types_BT: packed_states(
             backbone, input_ids_BT, attention_mask_BT, types_BT
         )
-    return _fused_backbone(backbone) if is_fusible(backbone) else None
+    if is_fusible(backbone):
+        return _kept(backbone, FusedBackbone)
+    if is_fusible_decoder(backbone):
+        return _kept(backbone, FusedDecoder)
+    return None
 
 
 def forget(backbone: nn.Module) -> None:
@@ -38,11 +43,11 @@ def forget(backbone: nn.Module) -> None:
     _fused.pop(backbone, None)
 
 
-def _fused_backbone(backbone: nn.Module) -> FusedBackbone:
+def _kept(backbone: nn.Module, make: Callable[[nn.Module], Fused]) -> Fused:
     # Packing costs more than a short query does, so it is kept for as long as the weights are the same.
     state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in backbone.parameters())
     kept = _fused.get(backbone)
     if kept is None or kept[0] != state:
-        kept = state, FusedBackbone(backbone)
+        kept = state, make(backbone)
         _fused[backbone] = kept
     return kept[1]

@@ -126,7 +126,7 @@ def test_equal_to_transformers_one_pair_at_a_time(directories, pairs, method):
 def test_states_computed_otherwise_give_the_scores_of_the_network(directories, pairs, method, monkeypatch):
     reranker = open_reranker(directories, method)
     base = reranker.scorer.network.base_model
-    assert (fast_states(base) is not None) == (method in ("cross_encoder", "two_labels"))
+    assert fast_states(base) is not None
     fast = reranker.score(pairs)
     for states in (None, lambda *inputs: packed_states(base, *inputs)):
         monkeypatch.setattr("models.reranker.fast_states", lambda _base, states=states: states)
