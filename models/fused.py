@@ -8,12 +8,14 @@ runs the module tree.
 Shapes: B texts, T padded tokens, M = B x T, H hidden size, F = intermediate size, h heads, d = H / h.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from models.moe.choice import Choice
 from models.moe.experts import ExpertLinear
 from models.moe.layer import MoeFeedForward, Moved
 from models.moe.router import Router
@@ -83,36 +85,6 @@ class FusedFeedForward:
     def plus(self, x_MH: torch.Tensor) -> torch.Tensor:
         """Return what the block makes of each row, plus the row."""
         return self._down.plus(self._up.gelu(x_MH), x_MH)
-
-
-class Choice:
-    """The expert of each row: the one with the highest of the router's logits, which count in float32.
-
-    Of two experts the difference of the logits decides, and in bfloat16 its sign is found by a product of that dtype:
-    the difference of their weights is written as a sum of three bfloat16 numbers, each 256 times smaller than the one
-    before. What each comes to is rounded to a part of itself, so that the sign is right unless the difference is below
-    1e-5 of the states' and weights' lengths, where float32 has some of its signs wrong, too.
-
-    Args:
-        weight_EH: The router's.
-        dtype: What rows come in.
-    """
-
-    def __init__(self, weight_EH: torch.Tensor, dtype: torch.dtype) -> None:
-        self._weight: torch.Tensor = weight_EH.detach().float()
-        self._terms: torch.Tensor | None = None
-        if dtype == torch.bfloat16 and len(weight_EH) == 2:
-            left_H, terms = self._weight[1] - self._weight[0], []
-            for _ in range(3):
-                terms.append(left_H.to(dtype))
-                left_H = left_H - terms[-1].float()
-            self._terms = torch.stack(terms)
-
-    def of(self, x_MH: torch.Tensor) -> torch.Tensor:
-        """Return the expert of each row, int64 [M]."""
-        if self._terms is None:
-            return nn.functional.linear(x_MH.float(), self._weight).argmax(-1)
-        return (nn.functional.linear(x_MH, self._terms).float().sum(-1) > 0).long()
 
 
 class FusedExperts:
@@ -235,13 +207,18 @@ def is_fusible(backbone: Any) -> bool:
     if config.is_decoder or config.hidden_act != "gelu":
         return False
     own = (type(backbone.encoder).__module__, "torch.nn.modules.container", "transformers.activations")
-    for module in backbone.encoder.modules():
-        known = type(module) in _PLAIN or type(module).__module__ in own
-        if not known or module._forward_hooks or module._forward_pre_hooks:
-            return False
-        if isinstance(module, MoeFeedForward) and not _is_alone(module):
-            return False
-    return True
+    modules = [*backbone.encoder.modules()]
+    blocks = (module for module in modules if isinstance(module, MoeFeedForward))
+    return are_plain(modules, _PLAIN, own) and all(map(_is_alone, blocks))
+
+
+def are_plain(modules: Iterable[nn.Module], classes: tuple[type, ...], files: tuple[str, ...]) -> bool:
+    """Return whether all modules are of these classes, or of classes of these files, and nothing is hooked to one."""
+    return all(
+        (type(module) in classes or type(module).__module__ in files)
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        for module in modules
+    )
 
 
 def is_packable_weight(weight: torch.Tensor) -> bool:

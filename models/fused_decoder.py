@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.fused import Product, is_packable_weight
+from models.fused import Product, are_plain, is_packable_weight
 
 _FAMILIES = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
 MAX_PACKED_BYTES = 2 * 2**30
@@ -149,13 +149,5 @@ def is_fusible_decoder(backbone: Any) -> bool:
     weights = [*backbone.layers.parameters()]
     if sum(weight.numel() * weight.element_size() for weight in weights) > MAX_PACKED_BYTES:
         return False
-    for module in backbone.layers.modules():
-        known = type(module) is nn.Linear or type(module).__module__ in (
-            own,
-            "torch.nn.modules.container",
-            "torch.nn.modules.activation",
-            "transformers.activations",
-        )
-        if not known or module._forward_hooks or module._forward_pre_hooks:
-            return False
-    return True
+    files = ("torch.nn.modules.container", "torch.nn.modules.activation", "transformers.activations")
+    return are_plain(backbone.layers.modules(), (nn.Linear,), (own, *files))

@@ -14,7 +14,7 @@ from models.errors import ModelError
 from models.latent_attention import CONFIG
 from models.layout import read_config, weight_files
 from models.projection import Projection
-from models.sentence_modules import LATENT_ATTENTION_FOLDER, ProjectionSettings, read_modules
+from models.sentence_modules import LATENT_ATTENTION_FOLDER, read_modules
 from models.weights import BUFFERS
 
 MIN_SINE = 1e-6
@@ -138,9 +138,6 @@ def _merge(
                 )
     # The backbone's weights, and those of its pooler and its projections.
     folders = ("", LATENT_ATTENTION_FOLDER, *read_modules(directories[0]).projections)
-    for directory in directories:
-        for folder in read_modules(directory).projections:
-            Projection.read(directory / folder)
     results = {folder: _merged_weights([each / folder for each in directories], merged) for folder in folders}
     leave_out = {path.name for path in weight_files(directories[0])}
     leave_out |= {path.name for path in directories[0].glob("*.safetensors.index.json")} | {"README.md"}
@@ -159,7 +156,7 @@ def _read_settings(directory: Path) -> dict[str, Any]:
     pooler = directory / LATENT_ATTENTION_FOLDER / CONFIG
     heads = json.loads(pooler.read_text()).get("num_heads") if pooler.is_file() else None
     folders = read_modules(directory).projections
-    projections = [(folder, asdict(ProjectionSettings.read(directory / folder))) for folder in folders]
+    projections = [(folder, asdict(Projection.read(directory / folder).settings)) for folder in folders]
     return {**read_config(directory), POOLER_HEADS: heads, PROJECTIONS: projections}
 
 

@@ -33,12 +33,10 @@ class SentenceModules:
 
     Args:
         pooling: Name of the pooler; None where the directory names none.
-        pooling_folder: Where its settings are, within the directory; "" where there is none.
         projections: Folders of the linear layers that a pooled vector passes, in order.
     """
 
     pooling: str | None = None
-    pooling_folder: str = ""
     projections: tuple[str, ...] = ()
 
 
@@ -134,10 +132,9 @@ def read_modules(directory: Path) -> SentenceModules:
     dense = tuple(folder for folder, name in zip(folders, names, strict=True) if name == PROJECTION)
     if not poolers:
         return SentenceModules()
-    folder = folders[poolers[0]]
     latent = names[poolers[0]] == _LATENT_ATTENTION_MODULE
-    pooling = "latent_attention" if latent else _read_pooling(directory / folder / "config.json")
-    return SentenceModules(pooling, folder, dense)
+    path = directory / folders[poolers[0]] / "config.json"
+    return SentenceModules("latent_attention" if latent else _read_pooling(path), dense)
 
 
 def includes_prompt(directory: Path) -> bool:

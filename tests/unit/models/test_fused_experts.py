@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from models.checkpoint import load_encoder
-from models.fused import Choice, FusedBackbone, FusedExperts, is_fusible
+from models.fused import FusedBackbone, FusedExperts, is_fusible
+from models.moe.choice import Choice
 from models.moe.upcycle import Upcycling, moe_blocks, upcycle
 
 
